@@ -1,0 +1,27 @@
+"""Shared fixtures: where the real data sets are, and a generator that every test seeds alike."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder that holds `mnist/`, `cifar10/`, ...: PERTBOUND_DATA, else ../shared/data; skips without one."""
+    candidates = [Path(__file__).parents[2] / "shared" / "data"]
+    if named := os.environ.get("PERTBOUND_DATA"):
+        candidates.insert(0, Path(named))
+    for folder in candidates:
+        if (folder / "mnist").is_dir():
+            return folder
+    pytest.skip(f"no data sets: PERTBOUND_DATA is unset and none of {[str(c) for c in candidates]} holds mnist/")
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A generator with a fixed seed."""
+    return torch.Generator().manual_seed(20171204)

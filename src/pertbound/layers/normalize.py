@@ -1,0 +1,87 @@
+"""Entrywise affine maps: batch normalisation at inference, and scaling or shifting by constants."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import final
+
+import torch
+from torch import Tensor
+
+from pertbound.layers.base import Linear, Shape, require_finite
+from pertbound.numerics import frobenius_norm_upper
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Diagonal(Linear):
+    """y = scale * x + shift, each broadcast over the sample.
+
+    Batch normalisation at inference is this with scale = gamma / sqrt(variance + eps) and shift = beta - mean *
+    scale (Ioffe and Szegedy 2015, Algorithm 2). Sound: omega(rho) = max abs(scale) rho. The paper leaves it as
+    future work. Behind a dense or convolutional layer it is folded into that layer's norm (`folded`), which is
+    tighter than the product of the two norms.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __post_init__(self) -> None:
+        require_finite(self, scale=self.scale, shift=self.shift)
+
+    @staticmethod
+    def from_batch_norm(
+        shape: Shape, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> Diagonal:
+        """Batch normalisation at inference over the first dimension of a sample of the given shape.
+
+        Scale and shift are computed in float64 and rounded once to the dtype of `mean`.
+        """
+        scale = (variance.to(torch.float64) + eps).rsqrt()
+        if weight is not None:
+            scale = scale * weight.to(torch.float64)
+        shift = -mean.to(torch.float64) * scale
+        if bias is not None:
+            shift = shift + bias.to(torch.float64)
+        view = (-1, *(1 for _ in shape[1:]))
+        return Diagonal(shape, scale.to(mean.dtype).reshape(view), shift.to(mean.dtype).reshape(view))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """scale * x + shift."""
+        return inputs[0] * self.scale + self.shift
+
+    def apply(self, x: Tensor) -> Tensor:
+        """scale * x."""
+        return x * self.scale.to(x.dtype)
+
+    def absolute(self) -> Diagonal:
+        """The map with abs(scale) and no shift."""
+        return Diagonal(self.input_shape, self.scale.abs(), torch.zeros_like(self.shift))
+
+    @property
+    def terms(self) -> int:
+        """One product for each output."""
+        return 1
+
+    @cached_property
+    def bias_norm_upper(self) -> float:
+        """norm(shift) over the whole sample."""
+        repeats = math.prod(self.input_shape) / max(self.shift.numel(), 1)
+        return frobenius_norm_upper(self.shift) * math.sqrt(repeats)
+
+    @cached_property
+    def norm_upper(self) -> float:
+        """max abs(scale), exact."""
+        return float(self.scale.abs().max())
+
+    @cached_property
+    def absolute_norm_upper(self) -> float:
+        """max abs(scale), exact."""
+        return self.norm_upper
+
+    @cached_property
+    def row_norms_upper(self) -> Tensor:
+        """abs(scale) for each output."""
+        return self.scale.abs().to(torch.float64).expand(self.output_shape)

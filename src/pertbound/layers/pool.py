@@ -1,0 +1,164 @@
+"""Pooling over windows: maximum, average, Lp norm; one or two spatial dimensions; windows may overlap."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pertbound.layers.base import Layer, Linear, Shape
+from pertbound.numerics import TINY32, UNIT32, gamma
+
+_MAX: dict[int, Callable[..., Any]] = {
+    1: functional.max_pool1d,
+    2: functional.max_pool2d,
+    3: functional.max_pool3d,
+}
+_AVERAGE: dict[int, Callable[..., Any]] = {
+    1: functional.avg_pool1d,
+    2: functional.avg_pool2d,
+    3: functional.avg_pool3d,
+}
+
+
+def windows_per_entry(window: Shape, stride: Shape, dilation: Shape) -> int:
+    """The largest number of windows that one input entry lies in.
+
+    In one dimension with q taps at distance d and stride s, an entry at position p lies in the windows o with
+    p = o s + j d: the possible j in 0 .. q - 1 differ by multiples of s / gcd(s, d), so there are at most
+    ceil(q gcd(s, d) / s) of them. Dimensions multiply.
+    """
+    return math.prod(-(-q * math.gcd(s, d) // s) for q, s, d in zip(window, stride, dilation, strict=True))
+
+
+def published_side(output_shape: Shape) -> float:
+    """The paper's t, for an output of t x t per channel; the root of the number of positions in general."""
+    return math.sqrt(math.prod(output_shape[1:]))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class MaxPool(Layer):
+    """The largest entry of each window.
+
+    Sound: abs(max u - max v) <= norm(u - v)_inf <= norm(u - v)_2 in each window, and an entry lies in at most m
+    windows (`windows_per_entry`), so omega(rho) = sqrt(m) rho; rho where windows do not overlap.
+    Published (Theorem 4.4): kappa / t for t x t outputs per channel: correct, and very loose.
+    """
+
+    input_shape: Shape
+    window: Shape
+    stride: Shape
+    padding: Shape
+    dilation: Shape
+    ceil_mode: bool
+
+    @property
+    def rounds(self) -> bool:
+        """Maxima are exact."""
+        return False
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The maxima."""
+        pool = _MAX[len(self.window)]
+        return pool(inputs[0], self.window, self.stride, self.padding, self.dilation, self.ceil_mode)
+
+    def modulus(self, *radii: Tensor, at: Tensor | None = None) -> Tensor:
+        """sqrt(m) rho."""
+        return math.sqrt(windows_per_entry(self.window, self.stride, self.dilation)) * radii[0]
+
+    def published_kappa(self, kappa: Tensor) -> Tensor:
+        """Theorem 4.4: kappa / t."""
+        output = self.forward(torch.zeros(1, *self.input_shape))
+        return kappa / published_side(tuple(output.shape[1:]))
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class AveragePool(Linear):
+    """The mean of each window: a linear map with non-negative entries.
+
+    Sound: its operator norm, from Schur's test (row sums times column sums), which gives 1 / q for q x q
+    windows that do not overlap, and is exact there.
+    Published (Theorem 4.4): kappa / t for t x t outputs per channel: correct, and very loose.
+    """
+
+    window: Shape
+    stride: Shape
+    padding: Shape
+    ceil_mode: bool
+    count_include_pad: bool
+    divisor: int | None
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The means."""
+        return self.apply(inputs[0])
+
+    def apply(self, x: Tensor) -> Tensor:
+        """The means."""
+        pool = _AVERAGE[len(self.window)]
+        options = (self.window, self.stride, self.padding, self.ceil_mode, self.count_include_pad)
+        return pool(x, *options) if self.divisor is None else pool(x, *options, self.divisor)
+
+    def absolute(self) -> AveragePool:
+        """The layer itself: a divisor is positive."""
+        return self
+
+    @property
+    def terms(self) -> int:
+        """The entries of a window, and the division."""
+        return math.prod(self.window) + 1
+
+    def published_kappa(self, kappa: Tensor) -> Tensor:
+        """Theorem 4.4: kappa / t."""
+        return kappa / published_side(self.output_shape)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class LpPool(Layer):
+    """(sum over the window of abs(x)^p)^(1/p), p >= 1, without padding; a last partial window is left out.
+
+    Sound: abs(norm(u)_p - norm(v)_p) <= norm(u - v)_p <= max(1, n^(1/p - 1/2)) norm(u - v)_2 for windows of n
+    entries (Minkowski; for p < 2 Hoelder), and an entry lies in at most m windows:
+    omega(rho) = sqrt(m) max(1, n^(1/p - 1/2)) rho.
+    Published (Theorem 4.4): kappa / (t q^(2/p)) for q x q windows, t x t outputs: correct, and very loose.
+    """
+
+    input_shape: Shape
+    p: float
+    window: Shape
+    stride: Shape
+
+    def __post_init__(self) -> None:
+        assert self.p >= 1.0, "the frontends refuse p < 1, where the triangle inequality fails"
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The norms."""
+        powers = inputs[0].abs().pow(self.p)
+        pool = _AVERAGE[len(self.window)]
+        mean = pool(powers, self.window, self.stride)
+        return (mean * math.prod(self.window)).pow(1 / self.p)
+
+    def modulus(self, *radii: Tensor, at: Tensor | None = None) -> Tensor:
+        """sqrt(m) max(1, n^(1/p - 1/2)) rho."""
+        overlap = windows_per_entry(self.window, self.stride, (1,) * len(self.window))
+        n = math.prod(self.window)
+        return math.sqrt(overlap) * max(1.0, n ** (1 / self.p - 0.5)) * radii[0]
+
+    def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
+        """Roundings of two powers and a sum of n terms, and what underflow of abs(x)^p can hide."""
+        n = math.prod(self.window)
+        outputs = self.forward(torch.zeros(1, *self.input_shape)).numel()
+        hidden = (2 * n * TINY32) ** (1 / self.p) * math.sqrt(outputs)
+        return gamma(n + 24, unit) * self.modulus(norms[0]) + hidden
+
+    def published_kappa(self, kappa: Tensor) -> Tensor:
+        """Theorem 4.4: kappa / (t q^(2/p)), with q^2 read as the number of entries of a window."""
+        output = self.forward(torch.zeros(1, *self.input_shape))
+        return kappa / (published_side(tuple(output.shape[1:])) * math.prod(self.window) ** (1 / self.p))

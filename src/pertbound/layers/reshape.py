@@ -1,0 +1,43 @@
+"""Layers that only rearrange entries: flatten, view, squeeze."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from pertbound.layers.base import Linear, Shape
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Reshape(Linear):
+    """(batch, *input_shape) to (batch, *shape) in row-major order. An isometry: omega(rho) = rho, exact."""
+
+    shape: Shape
+
+    def __post_init__(self) -> None:
+        assert math.prod(self.shape) == math.prod(self.input_shape)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The same entries in another shape."""
+        return inputs[0].reshape(-1, *self.shape)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """The same as `forward`."""
+        return self.forward(x)
+
+    def absolute(self) -> Reshape:
+        """The layer itself: its matrix is a permutation."""
+        return self
+
+    @property
+    def terms(self) -> int:
+        """Nothing is computed."""
+        return 0
+
+    def published_kappa(self, kappa: Tensor) -> Tensor:
+        """Not mentioned in the paper, and needs no theorem: kappa."""
+        return kappa

@@ -1,0 +1,57 @@
+"""pertbound: how small can an adversarial perturbation of a classifier's input be?
+
+From below with a guarantee (`certify`), from above with a witness (`attack`), both at once (`bracket`).
+"""
+
+from pertbound.attacks import Attack, FastGradientSign, attack
+from pertbound.bracket import Bracket, bracket
+from pertbound.certificates import (
+    Certificate,
+    CurvatureFree,
+    Estimator,
+    Lipschitz,
+    Published,
+    Softened,
+    certify,
+)
+from pertbound.errors import (
+    ConversionError,
+    DataError,
+    InputError,
+    ModelFileError,
+    PertboundError,
+    RunError,
+    UnsupportedLayerError,
+)
+from pertbound.frontends import from_pt2, from_torch
+from pertbound.graph import Graph
+from pertbound.problem import Certified, Estimate, Guarantee, Witness
+
+__all__ = [
+    "Attack",
+    "Bracket",
+    "Certificate",
+    "Certified",
+    "ConversionError",
+    "CurvatureFree",
+    "DataError",
+    "Estimate",
+    "Estimator",
+    "FastGradientSign",
+    "Graph",
+    "Guarantee",
+    "InputError",
+    "Lipschitz",
+    "ModelFileError",
+    "PertboundError",
+    "Published",
+    "RunError",
+    "Softened",
+    "UnsupportedLayerError",
+    "Witness",
+    "attack",
+    "bracket",
+    "certify",
+    "from_pt2",
+    "from_torch",
+]

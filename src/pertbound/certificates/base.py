@@ -1,0 +1,96 @@
+"""What a certificate is, and how one is asked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import overload
+
+import torch
+from torch import Tensor
+
+from pertbound.graph import Graph
+from pertbound.problem import Certified, Estimate, Problem
+
+BATCH = 500
+"""Samples computed at once unless a caller says otherwise."""
+
+
+class Certificate(ABC):
+    """A method that proves lower bounds; a frozen dataclass of its options."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The method and its options, as it stands in a row."""
+
+    @abstractmethod
+    def certify(self, problem: Problem) -> Certified:
+        """The radii of one batch."""
+
+
+class Estimator(ABC):
+    """A method whose values are not proven; a frozen dataclass of its options."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The method and its options, as it stands in a row."""
+
+    @abstractmethod
+    def estimate(self, problem: Problem) -> Estimate:
+        """The values of one batch."""
+
+
+@overload
+def certify(
+    network: Graph,
+    x: Tensor,
+    certificate: Certificate,
+    labels: Tensor | None = None,
+    *,
+    batch_size: int = BATCH,
+) -> Certified: ...
+
+
+@overload
+def certify(
+    network: Graph,
+    x: Tensor,
+    certificate: Estimator,
+    labels: Tensor | None = None,
+    *,
+    batch_size: int = BATCH,
+) -> Estimate: ...
+
+
+def certify(
+    network: Graph,
+    x: Tensor,
+    certificate: Certificate | Estimator,
+    labels: Tensor | None = None,
+    *,
+    batch_size: int = BATCH,
+) -> Certified | Estimate:
+    """How small, at least, a perturbation must be that changes the class of each sample of x.
+
+    x is (samples, *input_shape); the result's `radius` is (samples,) float64 in L2 and in the units of x. The
+    reference class is the prediction, or `labels` (samples,) where given; then a misclassified sample has radius
+    0. An `Estimator` such as `Published` answers with an `Estimate`, which is not a guarantee.
+
+    Raises `InputError` for inputs that do not fit the network or are not finite.
+    """
+    batches = Problem(network, x, labels).batches(batch_size)
+    if isinstance(certificate, Certificate):
+        parts = [certificate.certify(batch) for batch in batches]
+        first = parts[0]
+        return Certified(*_joined(parts), method=first.method, guarantee=first.guarantee)
+    values = [certificate.estimate(batch) for batch in batches]
+    return Estimate(*_joined(values), method=values[0].method, basis=values[0].basis)
+
+
+def _joined(parts: list[Certified] | list[Estimate]) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        torch.cat([part.radius for part in parts]),
+        torch.cat([part.reference for part in parts]),
+        torch.cat([part.predicted for part in parts]),
+    )

@@ -1,0 +1,139 @@
+"""What is asked of certificates and attacks, and the shapes of their answers.
+
+The question: for each sample of a batch, how small can a perturbation r be that changes the class? A certificate
+answers from below with a guarantee, an estimate answers with a formula's value, an attack from above with a
+witness. The three answers are different types on purpose: nothing turns an `Estimate` into a `Certified`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from pertbound.errors import InputError
+from pertbound.graph import Graph
+
+
+@final
+@dataclass(frozen=True)
+class Guarantee:
+    """What a certified radius promises: no perturbation in `domain` of smaller `norm` changes the class."""
+
+    norm: str = "L2"
+    domain: str = "all of R^d"
+    arithmetic: str = "the network in exact arithmetic, the rounding of its logits at the sample included"
+
+    def __str__(self) -> str:
+        return f"{self.norm} over {self.domain}, for {self.arithmetic}"
+
+
+@final
+@dataclass(frozen=True)
+class Problem:
+    """A classifier, a batch x of shape (batch, *input_shape), and optionally its labels (batch,).
+
+    The class that a perturbation must leave, the *reference*, is the prediction, or the label where labels are
+    given; a sample that is misclassified already then has radius 0.
+    """
+
+    network: Graph
+    x: Tensor
+    labels: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Raises `InputError` for a wrong shape or dtype, an empty batch, NaN, infinity or impossible labels."""
+        self.network.require_shape(self.x)
+        if len(self.x) == 0:
+            raise InputError("the batch is empty: there is nothing to certify or attack")
+        # a finite sum has finite terms, and costs a tenth of testing each
+        if not bool(torch.isfinite(self.x.sum())) and not bool(torch.isfinite(self.x).all()):
+            rows = (~torch.isfinite(self.x)).flatten(1).any(1).nonzero().flatten().tolist()
+            raise InputError(f"{len(rows)} samples hold NaN or infinity, the first at position {rows[0]}")
+        if self.labels is not None:
+            labels = self.labels
+            if labels.shape != (len(self.x),) or labels.is_floating_point() or labels.dtype == torch.bool:
+                raise InputError(
+                    f"labels must be {len(self.x)} class numbers of an integer dtype, got shape "
+                    f"{tuple(labels.shape)} of {labels.dtype}"
+                )
+            low, high = int(labels.min()), int(labels.max())
+            if low < 0 or high >= self.network.classes:
+                raise InputError(
+                    f"labels run from {low} to {high}, but the classifier has classes 0 to {self.network.classes - 1}"
+                )
+
+    def reference(self, predicted: Tensor) -> Tensor:
+        """The class that must be left, (batch,) int64."""
+        return predicted if self.labels is None else self.labels.to(predicted)
+
+    def batches(self, size: int) -> list[Problem]:
+        """The same question in batches of at most `size` samples."""
+        parts = range(0, len(self.x), size)
+        return [
+            Problem(
+                self.network,
+                self.x[start : start + size],
+                None if self.labels is None else self.labels[start : start + size],
+            )
+            for start in parts
+        ]
+
+
+@final
+@dataclass(frozen=True)
+class Certified:
+    """Proven lower bounds. `radius` (batch,) float64: no smaller L2 perturbation leaves the reference class.
+
+    Radii are in the units of the classifier's input. Samples that are misclassified (labels given), whose
+    logits tie or are not finite, have radius 0.
+    """
+
+    radius: Tensor
+    reference: Tensor
+    predicted: Tensor
+    method: str
+    guarantee: Guarantee
+
+
+@final
+@dataclass(frozen=True)
+class Estimate:
+    """What formulas say that are not proven: `radius` (batch,) float64; `basis` says what was assumed."""
+
+    radius: Tensor
+    reference: Tensor
+    predicted: Tensor
+    method: str
+    basis: str
+
+
+@final
+@dataclass(frozen=True)
+class Witness:
+    """Inputs that were seen to be misclassified, by the graph and by the model that it was made from.
+
+    `adversarial` has the shape of x and equals x where `found` (batch,) is False. `distance` (L2) and
+    `linf_distance` (batch,) are float64: infinite where nothing was found, 0 where x is misclassified itself.
+    """
+
+    adversarial: Tensor
+    found: Tensor
+    distance: Tensor
+    linf_distance: Tensor
+    reference: Tensor
+    predicted: Tensor
+    method: str
+
+
+def strictly_misclassified(logits: Tensor, reference: Tensor, reserve: float = 1e-6) -> Tensor:
+    """Does another class win by more than rounding could account for? (batch,) bool; False for NaN.
+
+    `reserve` is relative to the largest logit, so that a witness survives another batch size or library.
+    """
+    values = logits.to(torch.float64)
+    own = values.gather(1, reference[:, None]).squeeze(1)
+    best_other = values.scatter(1, reference[:, None], -torch.inf).amax(1)
+    return best_other - own > reserve * (1 + values.abs().amax(1))

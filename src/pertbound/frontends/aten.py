@@ -1,0 +1,76 @@
+"""From a traced program to a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pertbound.errors import ConversionError
+from pertbound.frontends.conversion import Converter, Probabilities, Value
+from pertbound.frontends.lp_pool import with_lp_pools
+from pertbound.frontends.operators import HANDLERS
+from pertbound.frontends.program import Program
+from pertbound.graph import Graph, Node
+
+
+@dataclass(frozen=True)
+class Converted:
+    """The graph's parts, and what turns its logits into the program's own output."""
+
+    nodes: tuple[Node, ...]
+    finish: Callable[[Tensor], Tensor]
+
+
+def convert(program: Program) -> Converted:
+    """The nodes of a program's graph.
+
+    Raises `UnsupportedLayerError` for operators without a bound, `ConversionError` for anything else that is not
+    a classifier of one input tensor.
+    """
+    converter = Converter(program, HANDLERS)
+    for call in with_lp_pools(program.calls):
+        converter.read(call)
+    result = converter.values.get(program.output)
+    finish: Callable[[Tensor], Tensor] = _identity
+    if isinstance(result, Probabilities):
+        finish = _log_softmax if result.logarithm else _softmax
+        result = result.of
+    if not isinstance(result, Value) or not converter.nodes:
+        raise ConversionError("the model's output does not depend on its input through any layer")
+    return Converted(_reaching(converter.nodes, result.node), finish)
+
+
+def graph_of(
+    program: Program, dtype: torch.dtype, original: Callable[[Tensor], Tensor] | None
+) -> tuple[Graph, Callable[[Tensor], Tensor]]:
+    """The program's graph, and what turns its logits into the program's own output."""
+    converted = convert(program)
+    graph = Graph(converted.nodes, program.input_shape[1:], dtype=dtype, original=original)
+    return graph, converted.finish
+
+
+def _identity(logits: Tensor) -> Tensor:
+    return logits
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    return logits.softmax(1)
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return logits.log_softmax(1)
+
+
+def _reaching(nodes: Sequence[Node], output: str) -> tuple[Node, ...]:
+    """The nodes that the output depends on, in their order."""
+    needed = {output}
+    for node in reversed(nodes):
+        if node.name in needed:
+            needed.update(node.inputs)
+    kept = tuple(node for node in nodes if node.name in needed)
+    if not kept or kept[-1].name != output:
+        raise ConversionError("the model returns its input unchanged")
+    return kept

@@ -101,7 +101,7 @@ def _below(gram: Tensor, tau: float) -> Tensor:
     return torch.linalg.cholesky_ex(shifted).info == 0
 
 
-def _largest_eigenvalue_guess(gram: Tensor, steps: int = 40) -> float:
+def _largest_eigenvalue_guess(gram: Tensor) -> float:
     """Largest eigenvalue of a batch of positive semidefinite matrices, from below: only ever a guess."""
     if gram.shape[-1] <= 32 and gram.shape[0] <= 64:
         return max(float(torch.linalg.eigvalsh(gram).max()), float(torch.finfo(torch.float64).tiny))
@@ -109,10 +109,12 @@ def _largest_eigenvalue_guess(gram: Tensor, steps: int = 40) -> float:
     vector = torch.randn(gram.shape[:-1], generator=generator, dtype=torch.float64, device=gram.device)
     vector = vector.to(gram.dtype).unsqueeze(-1)
     value = 0.0
-    for _ in range(steps):
+    for _ in range(200 if len(gram) == 1 else 40):  # a batch costs more to step, and only its largest matters
         vector = vector / torch.linalg.vector_norm(vector, dim=-2, keepdim=True).clamp_min(1e-300)
         vector = gram @ vector
-        value = float(torch.linalg.vector_norm(vector, dim=-2).max())
+        before, value = value, float(torch.linalg.vector_norm(vector, dim=-2).max())
+        if value - before < 1e-7 * value:
+            break
     return max(value, float(torch.finfo(torch.float64).tiny))
 
 

@@ -33,7 +33,7 @@ class Lipschitz(Certificate):
     """
 
     tolerance: float = 1e-6
-    resolve: float = 0.05
+    resolve: float = 0.2
 
     @property
     def name(self) -> str:

@@ -23,7 +23,7 @@ Shape = tuple[int, ...]
 """The shape of one sample, without the batch dimension."""
 
 DENSE_SIDE = 4096
-DENSE_ENTRIES = 2**26
+DENSE_ENTRIES = 2**25
 """A linear map is written out as a matrix (float64) when its smaller side and its size are at most these."""
 
 

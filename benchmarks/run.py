@@ -1,0 +1,108 @@
+"""`make bench`: what certificates cost and reach, as ratios measured in this one run.
+
+Prints a table and writes benchmarks/results.json and docs/figures/cost_against_parameters.png. Nothing here is a test:
+a benchmark says how it is, tests say how it must be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from cost_against_parameters import cost_against_parameters
+from timing import ratio
+
+import pertbound as pb
+from pertbound.data import DataSet, load
+from pertbound.models import load_model, vgg16
+from pertbound.push import Push
+
+HERE = Path(__file__).parent
+CHECKPOINTS = HERE.parent / "checkpoints"
+BATCH = 500
+
+
+def lenet_on_mnist(data: DataSet) -> dict[str, Any]:
+    """Lipschitz against a plain forward pass, its one-time norms in forward passes, its radius against the paper's."""
+    model, shape = load_model(CHECKPOINTS / "lenet_mnist.safetensors", "lenet")
+    network = pb.from_torch(model, torch.zeros(2, *shape))
+    forward = _forward(model, data)
+    forward()
+    start = time.perf_counter()
+    network.derive(Push)
+    norms = time.perf_counter() - start
+    cost = ratio(lambda: pb.certify(network, data.inputs, pb.Lipschitz(), batch_size=BATCH), forward)
+    lower = float(pb.certify(network, data.inputs, pb.Lipschitz()).radius.mean())
+    softened = float(pb.certify(network, data.inputs, pb.Published()).radius.mean())
+    flat = float(pb.certify(network, data.inputs, pb.Published(relu=pb.CurvatureFree())).radius.mean())
+    return {
+        "samples": len(data),
+        "lipschitz / forward pass (target 1.2)": str(cost),
+        "operator norms, in forward passes of the test set (target 60)": round(norms / cost.reference_seconds, 1),
+        "mean lipschitz radius": round(lower, 5),
+        "mean lipschitz / mean published, softplus sharpness 10 (target 100)": round(lower / softened, 1),
+        "mean lipschitz / mean published, curvature-free (target 100)": round(lower / flat, 1),
+    }
+
+
+def vgg16_norms() -> dict[str, Any]:
+    """All operator norms of VGG-16 at 224 x 224, random weights, in seconds and in forward passes of one image."""
+    model = vgg16(torch.Generator().manual_seed(0)).eval()
+    x = torch.zeros(1, 3, 224, 224)
+    network = pb.from_torch(model, x)
+    with torch.no_grad():
+        model(x)
+        start = time.perf_counter()
+        for _ in range(5):
+            model(x)
+        forward = (time.perf_counter() - start) / 5
+    start = time.perf_counter()
+    network.derive(Push)
+    seconds = time.perf_counter() - start
+    return {
+        "operator norms, seconds (target 120)": round(seconds, 1),
+        "operator norms / forward pass of one image": round(seconds / forward),
+    }
+
+
+def _forward(model: torch.nn.Module, data: DataSet) -> Callable[[], None]:
+    def forward() -> None:
+        with torch.no_grad():
+            for batch in data.inputs.split(BATCH):
+                model(batch)
+
+    return forward
+
+
+def main() -> None:
+    """Run what was asked for, print it, keep it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data-dir", type=Path, default=None)
+    parser.add_argument("--limit", type=int, default=None, help="fewer MNIST images, for a quick look")
+    parser.add_argument("--only", choices=("lenet", "vgg16", "cost"), default=None)
+    options = parser.parse_args()
+    studies: dict[str, Callable[[], dict[str, Any]]] = {
+        "lenet": lambda: lenet_on_mnist(load("mnist", options.data_dir, limit=options.limit)),
+        "cost": lambda: cost_against_parameters(HERE.parent / "docs" / "figures"),
+        "vgg16": vgg16_norms,
+    }
+    path = HERE / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    for name, study in studies.items():
+        if options.only in (None, name):
+            results[name] = study()
+            print(name)
+            for key, value in results[name].items():
+                print(f"  {key}: {value}")
+            results["machine"] = f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+            path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""`certify`, `attack` and `bracket`: one model, one data set, rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pertbound import records
+from pertbound.attacks import FastGradientSign
+from pertbound.certificates import CurvatureFree, Lipschitz, Published, Softened
+from pertbound.cli.inputs import command_line, read_data, read_network, require_free
+from pertbound.cli.show import console, print_summary, progress
+from pertbound.errors import InputError
+from pertbound.experiments.measure import Measured, Method, measure
+from pertbound.experiments.provenance import about_run
+
+Model = Annotated[Path, typer.Option("--model", help="A .safetensors file (with --architecture) or a .pt2 file.")]
+Architecture = Annotated[
+    str | None, typer.Option("--architecture", help="The network behind a .safetensors file: lenet or digits.")
+]
+Data = Annotated[str, typer.Option("--data", help="mnist, cifar10, digits, or FILE.npz with x and optionally y.")]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Folder of the data sets; otherwise $PERTBOUND_DATA, or ./data.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", help="Only the first samples.")]
+Out = Annotated[Path, typer.Option("--out", help="Run folder: rows.parquet, run.json, and witnesses.npz.")]
+Labels = Annotated[
+    bool,
+    typer.Option("--labels", help="Measure against the true labels (a misclassified sample has radius 0)."),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Samples computed at once.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that --out already holds.")]
+MaxEpsilon = Annotated[
+    float, typer.Option("--max-epsilon", help="Largest step tried, in units of the input; 100/255 as in the paper.")
+]
+Clip = Annotated[
+    tuple[float, float] | None,
+    typer.Option("--clip", help="Keep perturbed inputs within LOW HIGH; otherwise anywhere.", metavar="LOW HIGH"),
+]
+Sharpness = Annotated[
+    float, typer.Option("--sharpness", help="For published: sharpness of the softplus in ReLU's place.")
+]
+
+
+class Bound(str, Enum):
+    """The lower bounds that can be named on the command line."""
+
+    lipschitz = "lipschitz"
+    published = "published"
+    curvature_free = "published-curvature-free"
+
+
+Bounds = Annotated[
+    list[Bound],
+    typer.Option(
+        "--method", help="lipschitz is certified; the published formulas are estimates. May be given several times."
+    ),
+]
+
+
+def certify(
+    model: Model,
+    data: Data,
+    out: Out = Path("runs/certify"),
+    architecture: Architecture = None,
+    data_dir: DataDir = None,
+    limit: Limit = None,
+    method: Bounds = [Bound.lipschitz],  # noqa: B006 - typer copies it
+    sharpness: Sharpness = 10.0,
+    labels: Labels = False,
+    batch_size: BatchSize = 500,
+    overwrite: Overwrite = False,
+) -> None:
+    """Lower bounds: how small, at least, a perturbation must be that changes each sample's class.
+
+    Example: pertbound certify --model checkpoints/lenet_mnist.safetensors --architecture lenet --data mnist
+    --data-dir data --limit 100 --out runs/certify
+    """
+    _ask("Certified", model, architecture, data, data_dir, limit, out, labels, batch_size, overwrite, 0)(
+        _bounds(method, sharpness), {"methods": [m.value for m in method], "labels": labels}
+    )
+
+
+def attack(
+    model: Model,
+    data: Data,
+    out: Out = Path("runs/attack"),
+    architecture: Architecture = None,
+    data_dir: DataDir = None,
+    limit: Limit = None,
+    max_epsilon: MaxEpsilon = 100 / 255,
+    clip: Clip = None,
+    labels: Labels = False,
+    batch_size: BatchSize = 500,
+    overwrite: Overwrite = False,
+) -> None:
+    """Upper bounds: how small, at most, with the misclassified inputs that show it.
+
+    Example: pertbound attack --model checkpoints/lenet_mnist.safetensors --architecture lenet --data mnist
+    --data-dir data --limit 100 --clip 0 1 --out runs/attack
+    """
+    method = FastGradientSign(max_epsilon=max_epsilon, clip=clip)
+    options = {"max_epsilon": max_epsilon, "clip": clip, "labels": labels}
+    _ask("Attacked", model, architecture, data, data_dir, limit, out, labels, batch_size, overwrite, None)(
+        (method,), options
+    )
+
+
+def bracket(
+    model: Model,
+    data: Data,
+    out: Out = Path("runs/bracket"),
+    architecture: Architecture = None,
+    data_dir: DataDir = None,
+    limit: Limit = None,
+    max_epsilon: MaxEpsilon = 100 / 255,
+    clip: Clip = None,
+    labels: Labels = False,
+    batch_size: BatchSize = 500,
+    overwrite: Overwrite = False,
+) -> None:
+    """Both: the interval that holds the size of each sample's smallest adversarial perturbation.
+
+    Example: pertbound bracket --model model.pt2 --data samples.npz --out runs/bracket
+    """
+    methods = (FastGradientSign(max_epsilon=max_epsilon, clip=clip), Lipschitz())
+    options = {"max_epsilon": max_epsilon, "clip": clip, "labels": labels}
+    _ask("Bracketed", model, architecture, data, data_dir, limit, out, labels, batch_size, overwrite, None)(
+        methods, options
+    )
+
+
+def _bounds(chosen: Sequence[Bound], sharpness: float) -> tuple[Method, ...]:
+    if not sharpness > 0:
+        raise InputError(f"--sharpness must be positive, got {sharpness}")
+    known: dict[Bound, Method] = {
+        Bound.lipschitz: Lipschitz(),
+        Bound.published: Published(relu=Softened(sharpness=sharpness)),
+        Bound.curvature_free: Published(relu=CurvatureFree()),
+    }
+    return tuple(known[bound] for bound in dict.fromkeys(chosen))
+
+
+def _ask(
+    verb: str,
+    model: Path,
+    architecture: str | None,
+    data_name: str,
+    data_dir: Path | None,
+    limit: int | None,
+    out: Path,
+    labels: bool,
+    batch_size: int,
+    overwrite: bool,
+    keep_witnesses: int | None,
+) -> Callable[[tuple[Method, ...], dict[str, Any]], None]:
+    """What the three commands share; returns the step that does the work."""
+    screen = console()
+    require_free(out, overwrite)
+    network = read_network(model, architecture)
+    data = read_data(data_name, data_dir, limit, network)
+    measured = Measured(len(data), len(data) if keep_witnesses is None else keep_witnesses)
+
+    def work(methods: tuple[Method, ...], options: dict[str, Any]) -> None:
+        try:
+            with progress(screen) as tell:
+                measure(
+                    network,
+                    data,
+                    methods,
+                    measured,
+                    against_labels=labels,
+                    batch_size=batch_size,
+                    on_progress=tell,
+                )
+        except KeyboardInterrupt:
+            if not measured.done:
+                raise
+        title = f"{verb}: {model.name} on {data.name}"
+        about = about_run(title, network, model.name, data, measured, options, command_line())
+        run = records.Run(measured.rows, about, measured.witnesses)
+        records.write(out, run)
+        print_summary(screen, run)
+        screen.print(f"Rows: {out / 'rows.parquet'}. Look at them with: pertbound report {out}")
+        if not measured.complete:
+            raise typer.Exit(130)
+
+    return work

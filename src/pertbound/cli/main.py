@@ -1,0 +1,38 @@
+"""The entry point: the commands, and one place where errors become a message and an exit code."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from pertbound.cli.asking import attack, bracket, certify
+from pertbound.cli.reporting import report
+from pertbound.cli.studies import demo, reproduce
+from pertbound.errors import PertboundError
+
+app = typer.Typer(
+    name="pertbound",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="How small can an adversarial perturbation of a classifier's input be? From below with a guarantee "
+    "(certify), from above with a witness (attack), both at once (bracket). Start with: pertbound demo",
+)
+for command in (demo, certify, attack, bracket, reproduce, report):
+    app.command()(command)
+
+
+def run() -> None:
+    """Run the command line. Exit codes: 0 done, 2 bad input or use, 130 interrupted."""
+    try:
+        app()
+    except PertboundError as error:
+        Console(stderr=True).print(f"[red]error:[/red] {type(error).__name__}:", end=" ")
+        Console(stderr=True, soft_wrap=True).print(str(error), markup=False, highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted before anything was measured")
+        sys.exit(130)

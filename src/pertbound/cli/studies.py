@@ -1,0 +1,99 @@
+"""`demo` and `reproduce`: whole studies in one command."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pertbound import records
+from pertbound.cli.asking import DataDir, Limit, Overwrite
+from pertbound.cli.inputs import command_line, require_free
+from pertbound.cli.show import console, print_summary, progress
+from pertbound.data import load
+from pertbound.errors import InputError
+from pertbound.experiments import peck2017
+from pertbound.experiments.demo import run_demo
+from pertbound.experiments.measure import Measured
+from pertbound.models import Progress
+from pertbound.report import write_report
+from pertbound.report.study import write_paper_tables_and_figures
+
+
+class Study(str, Enum):
+    """The studies that can be reproduced."""
+
+    peck2017 = "peck2017"
+
+
+class Dataset(str, Enum):
+    """The paper's data sets."""
+
+    mnist = "mnist"
+    cifar10 = "cifar10"
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Run folder; the report is index.html in it.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the training.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a small network on scikit-learn's digits, bracket every test image, and write a report with pictures.
+
+    Example: pertbound demo --out runs/demo
+    """
+    screen = console()
+    require_free(out, overwrite)
+    with progress(screen) as tell:
+        run = run_demo(seed=seed, command=command_line(), on_progress=tell)
+    records.write(out, run)
+    print_summary(screen, run)
+    screen.print(f"Report: {write_report([out], out)}")
+
+
+def reproduce(
+    study: Annotated[Study, typer.Argument(help="The study: peck2017.")],
+    dataset: Annotated[Dataset, typer.Option("--dataset", help="The paper's data set.")],
+    data_dir: DataDir = None,
+    limit: Limit = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Run folder; runs/peck2017-DATASET otherwise.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="A trained LeNet; otherwise one is trained (minutes).")
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples computed at once.")] = 500,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run a paper's experiment and print its tables beside ours.
+
+    Example: pertbound reproduce peck2017 --dataset mnist --data-dir data --limit 500 --out runs/mnist
+    """
+    screen = console()
+    folder = out or Path("runs") / f"{study.value}-{dataset.value}"
+    if limit is not None and limit < 1:
+        raise InputError(f"--limit must be at least 1, got {limit}")
+    require_free(folder, overwrite)
+    setting = peck2017.SETTINGS[dataset.value]
+    data = load(setting.dataset, data_dir, limit=limit)
+    for note in data.notes:
+        screen.print(f"Note: {note}")
+    with progress(screen) as tell:
+
+        def epoch(done: Progress) -> None:
+            tell(f"training LeNet, loss {done.loss:.3f}", done.epoch, done.epochs)
+
+        model, path = peck2017.network_for(setting, data_dir, folder, checkpoint, on_epoch=epoch)
+    reached = peck2017.check_accuracy(setting, model, data)
+    screen.print(f"LeNet from {path}: accuracy {reached:.2%} on {len(data)} test images of {setting.paper_name}.")
+    measured = Measured(len(data), peck2017.KEPT_WITNESSES)
+    with progress(screen) as tell:
+        run = peck2017.run(
+            setting, model, data, measured, batch_size=batch_size, command=command_line(), on_progress=tell
+        )
+    records.write(folder, run)
+    print_summary(screen, run)
+    screen.print(write_paper_tables_and_figures(run, folder), markup=False)
+    screen.print(f"Report: {write_report([folder], folder)}")
+    if not measured.complete:
+        raise typer.Exit(130)

@@ -1,0 +1,77 @@
+"""What a run says about itself: model, data, options, versions."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib import metadata
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pertbound.data import DataSet
+from pertbound.experiments.measure import Measured
+from pertbound.graph import Graph
+from pertbound.problem import Guarantee
+
+
+def about_run(
+    title: str,
+    network: Graph,
+    model_name: str,
+    data: DataSet,
+    measured: Measured,
+    options: Mapping[str, Any],
+    command: str,
+) -> dict[str, Any]:
+    """The contents of `run.json`."""
+    return {
+        "title": title,
+        "command": command,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "complete": measured.complete,
+        "model": {"name": model_name, "sha256": weights_sha256(network), "parameters": parameters(network)},
+        "data": {
+            "name": data.name,
+            "sha256": data.sha256(),
+            "samples": len(data),
+            "input_shape": list(data.inputs.shape[1:]),
+            "pixel_scale": data.pixel_scale,
+            "notes": list(data.notes),
+            "source": data.source,
+        },
+        "options": dict(options),
+        "versions": {
+            "pertbound": metadata.version("pertbound"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "accuracy": measured.correct / measured.done if data.labels is not None and measured.done else None,
+        "guarantee": str(Guarantee()),
+        "seconds": dict(measured.seconds) | {"operator norms": measured.norms_seconds},
+    }
+
+
+def weights_sha256(network: Graph) -> str:
+    """A hash of the graph's structure and weights: equal for equal classifiers read the same way."""
+    digest = hashlib.sha256()
+    for node in network.nodes:
+        digest.update(f"{type(node.layer).__name__}{node.inputs}{node.name}".encode())
+        for name, value in sorted(vars(node.layer).items()):
+            if isinstance(value, Tensor):
+                digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+            elif name in _PLAIN_FIELDS:
+                digest.update(f"{name}{value}".encode())
+    return digest.hexdigest()
+
+
+_PLAIN_FIELDS = {"stride", "padding", "dilation", "groups", "window", "slope", "beta", "threshold", "p", "shape", "dim"}
+
+
+def parameters(network: Graph) -> int:
+    """The number of stored weights."""
+    return sum(v.numel() for node in network.nodes for v in vars(node.layer).values() if isinstance(v, Tensor))

@@ -14,7 +14,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.ready  ## train a small network, bracket every test image, write a report
-	$(BIN)/pertbound demo --out $(OUT)/demo
+	$(BIN)/pertbound demo --out $(OUT)/demo --overwrite
 
 test: $(VENV)/.ready  ## the test suite, under five minutes on two cores
 	$(BIN)/python -m pytest -m 'not slow'

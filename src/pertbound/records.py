@@ -4,7 +4,8 @@ A run is a folder:
 
 - `rows.parquet`: the rows, in the columns of `SCHEMA`;
 - `run.json`: what was asked: model, data, options, versions, and the units of distances;
-- `witnesses.npz` (optional): `sample`, `original`, `adversarial`, the inputs behind the witness rows.
+- `witnesses.npz` (optional): `sample`, `original`, `adversarial`, `new_class`: the inputs behind the witness rows, and
+  the class that each adversarial one gets.
 
 Distances are in the units of the classifier's input (`run.json` says how many of the data's own pixel
 units one of them is, under `pixel_scale`). Nothing here knows torch.

@@ -38,7 +38,7 @@ class Measured:
     norms_seconds: float = 0.0
     done: int = 0
     correct: int = 0
-    _witnesses: list[tuple[np.ndarray, Tensor, Tensor]] = field(default_factory=list)
+    _witnesses: list[tuple[np.ndarray, Tensor, Tensor, Tensor]] = field(default_factory=list)
 
     @property
     def rows(self) -> pa.Table:
@@ -52,14 +52,15 @@ class Measured:
 
     @property
     def witnesses(self) -> dict[str, np.ndarray]:
-        """The inputs behind the first witnesses: `sample`, `original`, `adversarial`; empty when none is kept."""
+        """The arrays of `witnesses.npz` (see `records.py`) for the first witnesses; empty when none is kept."""
         if not self._witnesses:
             return {}
-        samples, originals, adversarials = zip(*self._witnesses, strict=True)
+        samples, originals, adversarials, classes = zip(*self._witnesses, strict=True)
         return {
             "sample": np.concatenate(samples),
             "original": torch.cat(originals).numpy(),
             "adversarial": torch.cat(adversarials).numpy(),
+            "new_class": torch.cat(classes).numpy(),
         }
 
     def add_witnesses(self, positions: np.ndarray, problem: Problem, witness: Witness) -> None:
@@ -67,9 +68,10 @@ class Measured:
         room = self.keep_witnesses - sum(len(part[0]) for part in self._witnesses)
         chosen = witness.found.cpu().nonzero().flatten()[: max(room, 0)]
         if len(chosen):
-            self._witnesses.append(
-                (positions[chosen.numpy()], problem.x.cpu()[chosen], witness.adversarial.cpu()[chosen])
-            )
+            kept = witness.adversarial[chosen]
+            with torch.no_grad():
+                classes = problem.network.run(kept).argmax(1)
+            self._witnesses.append((positions[chosen.numpy()], problem.x.cpu()[chosen], kept.cpu(), classes.cpu()))
 
 
 def measure(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pertbound.errors import UnsupportedLayerError
-from pertbound.numerics import TINY32, UNIT32, gamma, spectral_norm_upper
+from pertbound.numerics import TINY32, UNIT32, gamma, row_norms_upper, spectral_norm_upper
 
 Shape = tuple[int, ...]
 """The shape of one sample, without the batch dimension."""
@@ -148,13 +148,16 @@ class Linear(Layer):
             return 1.0
         positive = self.absolute()
         v = torch.ones(1, *self.input_shape, dtype=torch.float64, device=self.device)
+        size = float(positive.apply(v).amax())  # of the entries of B, so that B^T B v / size^2 cannot underflow
+        if not 0.0 < size < math.inf:
+            return size
         largest = math.inf
         for _ in range(8):
-            image = positive.transpose(positive.apply(v))
+            image = positive.transpose(positive.apply(v) / size) / size
             largest = min(largest, float((image / v).amax()))
-            v = image / image.amax() + 1e-6 if float(image.amax()) > 0 else v
+            v = image / image.amax() + 1e-6
         outputs = math.prod(self.output_shape)
-        return math.sqrt(largest) * (1 + gamma(self.terms + outputs + 8))
+        return size * math.sqrt(largest) * (1 + gamma(self.terms + outputs + 16))
 
     @cached_property
     def row_norms_upper(self) -> Tensor:
@@ -163,8 +166,7 @@ class Linear(Layer):
         assert matrix is not None
         if matrix.shape[0] != math.prod(self.output_shape) or matrix.shape[1] != math.prod(self.input_shape):
             matrix = matrix.mT
-        norms = torch.linalg.vector_norm(matrix, dim=1) * (1 + gamma(matrix.shape[1] + 4))
-        return norms.reshape(self.output_shape)
+        return row_norms_upper(matrix).reshape(self.output_shape)
 
     @final
     def matrix(self, *, always: bool = False) -> Tensor | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pertbound.layers.base import Linear, require_finite
-from pertbound.numerics import convolution_norm_upper, frobenius_norm_upper
+from pertbound.numerics import convolution_norm_upper, frobenius_norm_upper, row_norms_upper
 
 _CONVOLVE: dict[int, Callable[..., Tensor]] = {
     1: functional.conv1d,
@@ -83,8 +83,7 @@ class Conv(Linear):
     @cached_property
     def row_norms_upper(self) -> Tensor:
         """The norm of each output channel's kernel (padding only drops entries), broadcast over positions."""
-        flat = self.weight.detach().to(torch.float64).flatten(1)
-        norms = torch.linalg.vector_norm(flat, dim=1) * (1 + 1e-12)
+        norms = row_norms_upper(self.weight.flatten(1))
         return norms.reshape(-1, *(1 for _ in self.stride)).expand(self.output_shape)
 
     def scaled(self, scale: Tensor) -> Conv | None:

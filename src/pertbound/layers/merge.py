@@ -43,6 +43,11 @@ class Concat(Layer):
 
     dim: int
 
+    @property
+    def rounds(self) -> bool:
+        """Entries are only moved."""
+        return False
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """The concatenation."""
         return torch.cat(inputs, self.dim)

@@ -152,11 +152,16 @@ class LpPool(Layer):
         return math.sqrt(overlap) * max(1.0, n ** (1 / self.p - 0.5)) * radii[0]
 
     def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
-        """Roundings of two powers and a sum of n terms, and what underflow of abs(x)^p can hide."""
+        """Roundings of two powers and a sum of n terms, and what underflow of abs(x)^p can hide.
+
+        The exponents p and 1 / p are rounded too, which changes a^b by at most abs(ln(a^b)) unit: below 89 units for
+        what float32 can hold, below 710 for float64.
+        """
         n = math.prod(self.window)
         outputs = self.forward(torch.zeros(1, *self.input_shape)).numel()
         hidden = (2 * n * TINY32) ** (1 / self.p) * math.sqrt(outputs)
-        return gamma(n + 24, unit) * self.modulus(norms[0]) + hidden
+        exponents = 2 * (89 if unit == UNIT32 else 710)
+        return gamma(n + 24 + exponents, unit) * self.modulus(norms[0]) + hidden
 
     def published_kappa(self, kappa: Tensor) -> Tensor:
         """Theorem 4.4: kappa / (t q^(2/p)), with q^2 read as the number of entries of a window."""

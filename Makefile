@@ -17,7 +17,7 @@ demo: $(VENV)/.ready  ## train a small network, bracket every test image, write 
 	$(BIN)/pertbound demo --out $(OUT)/demo --overwrite
 
 test: $(VENV)/.ready  ## the test suite, under five minutes on two cores
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n auto -m 'not slow'
 
 test-slow: $(VENV)/.ready  ## the whole data sets and the trainings
 	$(BIN)/python -m pytest -m slow

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+torch.set_num_threads(1)  # workers share the cores; more threads than cores only wait for each other
+
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:

@@ -195,7 +195,8 @@ def _symbol_norm_upper(weight: Tensor, grid: Sequence[int]) -> float:
     for axis, (frequencies, taps) in enumerate(zip(grid, window, strict=True)):
         last = axis == len(grid) - 1
         count = frequencies // 2 + 1 if last else frequencies
-        turns = torch.outer(torch.arange(count), torch.arange(taps)) % frequencies
+        rank = torch.arange(max(count, taps), device=weight.device)
+        turns = torch.outer(rank[:count], rank[:taps]) % frequencies
         wave = torch.exp(2j * math.pi * turns.to(torch.float64) / frequencies)
         symbol = (symbol.movedim(2, -1) @ wave.mT).contiguous()  # the axis's taps go, its frequencies come last
     stack = symbol.reshape(*symbol.shape[:2], -1).permute(2, 0, 1)

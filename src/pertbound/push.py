@@ -44,6 +44,8 @@ from pertbound.numerics import (
     spectral_norm_upper,
 )
 
+_UNITS = {torch.float32: UNIT32, torch.float64: UNIT64}
+
 Chain = tuple[str, ...]
 """Names of linear nodes that follow one another through activations left out: outermost first."""
 
@@ -87,7 +89,7 @@ class Push:
         """The logits of a batch, and its summary, in one forward pass in the dtype of x (float32 or float64)."""
         graph = self.graph if x.dtype == self.graph.dtype else self.graph.derive(in_float64)
         summary = Summary({}, {}, {})
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             logits = graph.run(x, partial(self._see, summary))
         return logits, summary
 
@@ -95,7 +97,8 @@ class Push:
         layer = node.layer
         summary.noise[node.name] = 0.0
         if layer.rounds:
-            unit = UNIT32 if arguments[0].dtype == torch.float32 else UNIT64
+            assert all(value.dtype in _UNITS for value in arguments), "a layer changed the precision"
+            unit = _UNITS[arguments[0].dtype]
             summary.noise[node.name] = layer.noise(*(_norm_of_samples(v) for v in arguments), unit=unit)
         local = layer.local(*arguments)
         if local is not None:
@@ -236,5 +239,4 @@ def _norm_of_samples(value: Tensor) -> Tensor:
     flat = value.flatten(1)
     n = flat.shape[1]
     norm = torch.linalg.vector_norm(flat, dim=1, keepdim=True).to(torch.float64)
-    unit = UNIT32 if value.dtype == torch.float32 else UNIT64
-    return norm * (1 + gamma(n + 4, unit)) + math.sqrt(n) * 2.0**-62
+    return norm * (1 + gamma(n + 4, _UNITS[value.dtype])) + math.sqrt(n) * 2.0**-62

@@ -33,7 +33,7 @@ def largest_certified(margin: Callable[[Tensor], Tensor], like: Tensor, *, toler
         if not bool(grows.any()):
             break
         slope = (margin_low - margin_high).clamp_min(1e-300) / (high - low)
-        next_high = torch.where(grows, torch.clamp(high + 2 * margin_high / slope, max=LARGEST), high)
+        next_high = torch.where(grows, (high + (2 * margin_high / slope).nan_to_num(nan=0.0)).clamp(max=LARGEST), high)
         next_high = torch.where(grows, torch.maximum(next_high, (2 * high).clamp_max(LARGEST)), next_high)
         low, margin_low = torch.where(grows, high, low), torch.where(grows, margin_high, margin_low)
         high = next_high

@@ -78,12 +78,12 @@ def test_says_what_stood_in_for_relu(generator: torch.Generator) -> None:
 
 
 def test_second_derivative_bound_covers_the_hessian(generator: torch.Generator) -> None:
-    """Theorem A.5: M bounds every entry of every output's second derivatives, here found by automatic differentiation."""
+    """Theorem A.5: M bounds every entry of every output's second derivatives, here by automatic differentiation."""
     model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4), nn.Sigmoid(), nn.Linear(4, 3)).eval()
     for parameter in model.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator)
     network = pb.from_torch(model, torch.zeros(1, 3))
-    from pertbound.certificates.published import _Block, _steps  # noqa: PLC0415
+    from pertbound.certificates.published import _Block, _steps
 
     (block,) = _steps(network)
     assert isinstance(block, _Block)

@@ -29,7 +29,10 @@ class Lipschitz(Certificate):
 
     The logits at the sample are computed in the network's own dtype, and the worst case of their rounding is taken
     off the margin. Samples where that is more than `resolve` of the margin are computed again in float64, where it is
-    negligible. `tolerance` is the relative width at which the inversion stops.
+    negligible; so are all samples where float32 products may be computed with less (accelerators, or
+    `torch.set_float32_matmul_precision` below "highest").
+
+    `tolerance` is the relative width at which the inversion stops.
     """
 
     tolerance: float = 1e-6
@@ -43,10 +46,10 @@ class Lipschitz(Certificate):
     def certify(self, problem: Problem) -> Certified:
         """The radii of one batch."""
         push = problem.network.derive(Push)
-        view = _View(push, problem.x, problem.labels)
+        view = _View(push, problem.x if _plain_float32(problem.x) else problem.x.to(torch.float64), problem.labels)
         radius = view.radius(self.tolerance)
         noisy = view.noise_share > self.resolve
-        if problem.x.dtype != torch.float64 and bool(noisy.any()):
+        if _plain_float32(problem.x) and bool(noisy.any()):
             labels = None if problem.labels is None else problem.labels[noisy]
             again = _View(push, problem.x[noisy].to(torch.float64), labels)
             agrees = again.reference == view.reference[noisy]
@@ -54,6 +57,11 @@ class Lipschitz(Certificate):
                 agrees, again.radius(self.tolerance), torch.zeros_like(agrees, dtype=torch.float64)
             )
         return Certified(radius, view.reference, view.predicted, self.name, Guarantee())
+
+
+def _plain_float32(x: Tensor) -> bool:
+    """Whether x is float32 and will be computed as such: no accelerator's TF32, no reduced-precision products."""
+    return x.dtype == torch.float32 and x.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
 
 
 class _View:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pertbound.layers.base import Layer, Shape
+from pertbound.layers.base import Layer, Shape, unless_overflow
 from pertbound.numerics import TINY32, UNIT32
 
 
@@ -71,7 +71,7 @@ class Activation(Layer):
             return torch.zeros_like(norms[0])
         entries = math.prod(self.input_shape)
         size = self.slopes[1] * norms[0] + abs(self.at_zero) * math.sqrt(entries)
-        return 8 * unit * size + 8 * TINY32 * math.sqrt(entries)
+        return unless_overflow(8 * unit * size + 8 * TINY32 * math.sqrt(entries), size, unit)
 
 
 @final

@@ -112,7 +112,7 @@ class Linear(Layer):
     @final
     def transpose(self, y: Tensor) -> Tensor:
         """A^T y, of shape (batch, *input_shape)."""
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
             start = torch.zeros(len(y), *self.input_shape, dtype=y.dtype, device=y.device, requires_grad=True)
             (result,) = torch.autograd.grad(self.apply(start), start, y.reshape(-1, *self.output_shape))
         return result
@@ -174,11 +174,16 @@ class Linear(Layer):
         return matrix_of((self,), always=always)
 
     def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
-        """gamma_{n+1} (norm(abs(A)) norm(x) + norm(b)), plus what underflow can lose in each product."""
-        outputs = math.prod(self.output_shape)
-        underflow = 2 * (self.terms + 1) * math.sqrt(outputs) * TINY32 if self.terms else 0.0
-        relative = gamma(self.terms + 2, unit) if self.terms else 0.0
-        return relative * (self.absolute_norm_upper * norms[0] + self.bias_norm_upper) + underflow
+        """gamma_{n+2} (norm(abs(A)) norm(x) + norm(b)), and what flushing small numbers to zero can lose.
+
+        Every partial sum is at most norm(abs(A)) norm(x) + norm(b), so nothing overflows where that is small enough.
+        """
+        if not self.rounds:
+            return torch.zeros_like(norms[0])
+        inputs, outputs = math.prod(self.input_shape), math.prod(self.output_shape)
+        size = self.absolute_norm_upper * norms[0] + self.bias_norm_upper
+        flushed = 2 * (self.terms + 1) * math.sqrt(outputs) + self.absolute_norm_upper * math.sqrt(inputs)
+        return unless_overflow(gamma(self.terms + 2, unit) * size + flushed * TINY32, size, unit)
 
 
 def matrix_of(chain: tuple[Linear, ...], *, always: bool = False) -> Tensor | None:
@@ -194,16 +199,22 @@ def matrix_of(chain: tuple[Linear, ...], *, always: bool = False) -> Tensor | No
     if not always and (side > DENSE_SIDE or side * other > DENSE_ENTRIES):
         return None
     shape = inner.input_shape if forward else outer.output_shape
-    matrix = torch.empty(side, other, dtype=torch.float64, device=outer.device)
+    device = next((layer.device for layer in chain if layer.device.type != "cpu"), torch.device("cpu"))
+    matrix = torch.empty(side, other, dtype=torch.float64, device=device)
     for start in range(0, side, 256):
         stop = min(start + 256, side)
-        block = torch.zeros(stop - start, side, dtype=torch.float64, device=outer.device)
+        block = torch.zeros(stop - start, side, dtype=torch.float64, device=device)
         block[torch.arange(stop - start), torch.arange(start, stop)] = 1.0
         value = block.reshape(-1, *shape)
         for layer in reversed(chain) if forward else chain:
             value = layer.apply(value) if forward else layer.transpose(value)
         matrix[start:stop] = value.reshape(stop - start, -1)
     return matrix.mT if forward else matrix
+
+
+def unless_overflow(noise: Tensor, size: Tensor, unit: float) -> Tensor:
+    """`noise` where numbers up to `size` cannot overflow in the arithmetic of that unit roundoff, else infinity."""
+    return torch.where(size < (2.0**127 if unit == UNIT32 else 2.0**1023), noise, torch.inf)
 
 
 def require_finite(owner: Layer, **tensors: Tensor | None) -> None:

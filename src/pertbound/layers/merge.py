@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pertbound.layers.base import Layer
+from pertbound.layers.base import Layer, unless_overflow
 from pertbound.numerics import UNIT32
 
 
@@ -30,7 +30,8 @@ class Add(Layer):
 
     def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
         """Each of the k - 1 additions is off by at most one unit roundoff of a partial sum."""
-        return len(norms) * unit * torch.stack(norms).sum(0)
+        total = torch.stack(norms).sum(0)
+        return unless_overflow(len(norms) * unit * total, total, unit)
 
 
 @final

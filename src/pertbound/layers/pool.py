@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, final
 
 import torch
@@ -114,6 +115,14 @@ class AveragePool(Linear):
         """The entries of a window, and the division."""
         return math.prod(self.window) + 1
 
+    @cached_property
+    def row_norms_upper(self) -> Tensor:
+        """sqrt(largest entry * row sum) for each row of non-negative entries; an entry is 1 / divisor."""
+        sums = self.apply(torch.ones(1, *self.input_shape, dtype=torch.float64))[0]
+        fixed = self.count_include_pad and not self.ceil_mode
+        divisor = self.divisor or (math.prod(self.window) if fixed else 1)
+        return torch.minimum((sums / divisor).sqrt(), sums) * (1 + 1e-12)
+
     def published_kappa(self, kappa: Tensor) -> Tensor:
         """Theorem 4.4: kappa / t."""
         return kappa / published_side(self.output_shape)
@@ -161,6 +170,7 @@ class LpPool(Layer):
         outputs = self.forward(torch.zeros(1, *self.input_shape)).numel()
         hidden = (2 * n * TINY32) ** (1 / self.p) * math.sqrt(outputs)
         exponents = 2 * (89 if unit == UNIT32 else 710)
+        # an overflow here gives +infinity, which no later layer can hide: it makes their norms, hence noise, infinite
         return gamma(n + 24 + exponents, unit) * self.modulus(norms[0]) + hidden
 
     def published_kappa(self, kappa: Tensor) -> Tensor:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
+import torch
 from torch import Tensor
 
 from pertbound.layers.base import Linear, Shape
@@ -37,6 +39,11 @@ class Reshape(Linear):
     def terms(self) -> int:
         """Nothing is computed."""
         return 0
+
+    @cached_property
+    def row_norms_upper(self) -> Tensor:
+        """Each output is one input."""
+        return torch.ones((), dtype=torch.float64).expand(self.shape)
 
     def published_kappa(self, kappa: Tensor) -> Tensor:
         """Not mentioned in the paper, and needs no theorem: kappa."""

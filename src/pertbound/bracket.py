@@ -53,6 +53,7 @@ def bracket(
     `Estimator` such as `Published` is refused with `InputError`.
     """
     wrong = [type(c).__name__ for c in certificates if not isinstance(c, Certificate)]  # pyright: ignore[reportUnnecessaryIsInstance]
+    wrong += [type(a).__name__ for a in attacks if not isinstance(a, Attack)]  # pyright: ignore[reportUnnecessaryIsInstance]
     if wrong or not certificates or not attacks:
         raise InputError(
             f"a bracket needs at least one attack and at least one certificate, and {', '.join(wrong) or 'nothing'} "

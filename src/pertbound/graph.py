@@ -100,6 +100,8 @@ class Graph:
 
     def require_shape(self, x: Tensor) -> None:
         """Raise `InputError` unless x is (batch, *input_shape) of the graph's dtype."""
+        if not isinstance(x, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"inputs must be a torch.Tensor, got {type(x).__name__}; convert with torch.as_tensor")
         if tuple(x.shape[1:]) != self.input_shape or x.dim() != len(self.input_shape) + 1:
             raise InputError(
                 f"the classifier takes inputs of shape (batch, {', '.join(map(str, self.input_shape))}), "
@@ -142,7 +144,8 @@ class Graph:
     def derive(self, compute: Callable[[Graph], T]) -> T:
         """compute(self), computed once for this graph and kept."""
         if compute not in self._derived:
-            self._derived[compute] = compute(self)
+            with torch.inference_mode(False):  # what is kept may be used with gradients later
+                self._derived[compute] = compute(self)
         return self._derived[compute]
 
 

@@ -54,6 +54,8 @@ class Problem:
             raise InputError(f"{len(rows)} samples hold NaN or infinity, the first at position {rows[0]}")
         if self.labels is not None:
             labels = self.labels
+            if not isinstance(labels, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise InputError(f"labels must be a torch.Tensor of class numbers, got {type(labels).__name__}")
             if labels.shape != (len(self.x),) or labels.is_floating_point() or labels.dtype == torch.bool:
                 raise InputError(
                     f"labels must be {len(self.x)} class numbers of an integer dtype, got shape "
@@ -71,6 +73,8 @@ class Problem:
 
     def batches(self, size: int) -> list[Problem]:
         """The same question in batches of at most `size` samples."""
+        if size < 1:
+            raise InputError(f"a batch holds at least 1 sample, got a batch size of {size}")
         parts = range(0, len(self.x), size)
         return [
             Problem(

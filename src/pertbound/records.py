@@ -16,6 +16,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +84,7 @@ def write(folder: Path, run: Run) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "witnesses.npz").unlink(missing_ok=True)  # those of a run that this one replaces
         if run.witnesses:
             write_whole(folder / "witnesses.npz", lambda path: _save_arrays(path, run.witnesses))
         text = json.dumps(run.about, indent=2, sort_keys=True) + "\n"
@@ -100,7 +103,7 @@ def read(folder: Path) -> Run:
         if (folder / "witnesses.npz").exists():
             with np.load(folder / "witnesses.npz", allow_pickle=False) as stored:
                 witnesses = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, pa.ArrowException) as error:
         raise RunError(
             f"{folder} is not a run folder ({error}); expected rows.parquet and run.json as written by "
             "`pertbound certify|attack|bracket|demo|reproduce --out`"

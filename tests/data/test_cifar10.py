@@ -81,9 +81,7 @@ def test_packed_batches_and_the_archives_folder_are_found(folder: Path):
 def test_images_that_are_not_exact_are_noted_with_their_positions(folder: Path):
     listed = {"note": "why", "test_batch": [1], "data_batch_1": [3], "data_batch_3": [0, 2]}
     (folder / "not_exact.json").write_text(json.dumps(listed))
-    assert load_cifar10(folder, train=False).notes == (
-        "1 of the 4 images of this split are not exact: positions [1]",
-    )
+    assert load_cifar10(folder, train=False).notes == ("1 of the 4 images of this split are not exact: positions [1]",)
     assert load_cifar10(folder, train=True).notes == (
         "3 of the 20 images of this split are not exact: positions [3, 8, 10]",
     )
@@ -139,12 +137,8 @@ def test_the_archive_is_downloaded_and_only_the_batches_are_unpacked(
     load_cifar10(to, train=False, urls=[])
 
 
-def test_an_archive_that_lacks_batches_is_refused(
-    tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch
-):
-    checksum = archive(
-        server.folder / "archive", {"cifar-10-batches-bin/test_batch.bin": records(0).tobytes()}
-    )
+def test_an_archive_that_lacks_batches_is_refused(tmp_path: Path, server: Any, monkeypatch: pytest.MonkeyPatch):
+    checksum = archive(server.folder / "archive", {"cifar-10-batches-bin/test_batch.bin": records(0).tobytes()})
     monkeypatch.setattr(cifar10, "MD5", checksum)
     with pytest.raises(DataError, match=r"lacks.*data_batch_5"):
         load_cifar10(tmp_path / "to", train=True, urls=[f"{server.url}archive"])

@@ -45,9 +45,7 @@ def test_md5_is_a_checksum_too(good: str, tmp_path: Path):
 
 
 def test_the_next_place_is_tried_after_each_failure(server: Any, good: str, tmp_path: Path):
-    fetch(
-        wanted(f"{server.url}absent", f"{server.url}cut/off", f"{server.url}wrong", good), tmp_path / "file"
-    )
+    fetch(wanted(f"{server.url}absent", f"{server.url}cut/off", f"{server.url}wrong", good), tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == CONTENT
     assert server.requests == ["/absent", "/cut/off", "/wrong", "/good"]
 

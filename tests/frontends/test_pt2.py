@@ -355,9 +355,7 @@ def test_compiled_code_is_refused(saved: Path, tmp_path: Path) -> None:
 
 
 def test_extra_files_are_ignored(saved: Path, tmp_path: Path) -> None:
-    path = pack(
-        tmp_path / "net.pt2", entries(saved) | {"extra/notes.txt": b"hello", "extra/a.pkl": b"cos\nsystem"}
-    )
+    path = pack(tmp_path / "net.pt2", entries(saved) | {"extra/notes.txt": b"hello", "extra/a.pkl": b"cos\nsystem"})
     assert read_pt2(path) is not None
 
 
@@ -474,9 +472,7 @@ def test_a_huge_description_is_refused(saved: Path, tmp_path: Path) -> None:
     "text", [b"", b"[" * 100_000, b"null", b"[]", b'{"a":', b"\xff\xfe", b"9" * 100_000, b'"\\ud800"', b"{}"]
 )
 @pytest.mark.parametrize("name", [MODEL, WEIGHTS])
-def test_descriptions_that_are_nothing_of_the_kind(
-    saved: Path, tmp_path: Path, name: str, text: bytes
-) -> None:
+def test_descriptions_that_are_nothing_of_the_kind(saved: Path, tmp_path: Path, name: str, text: bytes) -> None:
     with pytest.raises(ModelFileError):
         read_pt2(pack(tmp_path / "net.pt2", entries(saved) | {name: text}))
 
@@ -493,9 +489,7 @@ def test_descriptions_that_are_nothing_of_the_kind(
         ({WEIGHTS: None}, "no entry"),
     ],
 )
-def test_archives_of_another_kind(
-    saved: Path, tmp_path: Path, change: dict[str, bytes | None], message: str
-) -> None:
+def test_archives_of_another_kind(saved: Path, tmp_path: Path, change: dict[str, bytes | None], message: str) -> None:
     contents = {name: data for name, data in (entries(saved) | change).items() if data is not None}
     with pytest.raises(ModelFileError, match=message):
         read_pt2(pack(tmp_path / "net.pt2", contents))

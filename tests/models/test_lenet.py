@@ -8,9 +8,7 @@ from pertbound.errors import InputError
 from pertbound.models import lenet
 
 
-@pytest.mark.parametrize(
-    ("channels", "size", "features", "parameters"), [(1, 28, 800, 431080), (3, 32, 1250, 657080)]
-)
+@pytest.mark.parametrize(("channels", "size", "features", "parameters"), [(1, 28, 800, 431080), (3, 32, 1250, 657080)])
 def test_it_is_caffes_network(channels: int, size: int, features: int, parameters: int):
     model = lenet(channels, size)
     kinds = [nn.Conv2d, nn.MaxPool2d, nn.Conv2d, nn.MaxPool2d, nn.Flatten, nn.Linear, nn.ReLU, nn.Linear]

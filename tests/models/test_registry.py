@@ -63,9 +63,7 @@ def test_a_file_of_another_architecture_is_refused(path: Path):
     with pytest.raises(ModelFileError, match="lenet"):
         load_model(path, "lenet")
     save_file(lenet(1, 28).state_dict(), path)
-    with pytest.raises(
-        ModelFileError, match=r"has 0\.weight of shape \(20, 1, 5, 5\), expected \(16, 1, 3, 3\)"
-    ):
+    with pytest.raises(ModelFileError, match=r"has 0\.weight of shape \(20, 1, 5, 5\), expected \(16, 1, 3, 3\)"):
         load_model(path, "digits")
 
 
@@ -74,16 +72,12 @@ def test_an_unknown_architecture_lists_the_choices(path: Path):
         load_model(path, "resnet")
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"), [("lenet", (1, 28, 28)), ("lenet", (3, 32, 32)), ("digits", (1, 8, 8))]
-)
+@pytest.mark.parametrize(("name", "shape"), [("lenet", (1, 28, 28)), ("lenet", (3, 32, 32)), ("digits", (1, 8, 8))])
 def test_architectures_build_untrained_networks(name: str, shape: tuple[int, ...]):
     assert ARCHITECTURES[name](shape)(torch.zeros(1, *shape)).shape == (1, 10)
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"), [("lenet", (1, 28, 24)), ("lenet", (784,)), ("digits", (1, 28, 28))]
-)
+@pytest.mark.parametrize(("name", "shape"), [("lenet", (1, 28, 24)), ("lenet", (784,)), ("digits", (1, 28, 28))])
 def test_shapes_that_an_architecture_does_not_take_are_refused(name: str, shape: tuple[int, ...]):
     with pytest.raises(InputError, match="takes inputs of shape"):
         ARCHITECTURES[name](shape)

@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from pertbound.errors import InputError
 from pertbound.graph import Graph
 from pertbound.problem import Problem, Witness, strictly_misclassified
 
@@ -33,7 +34,7 @@ class Attack(ABC):
     @final
     def witness(self, problem: Problem) -> Witness:
         """The attack on one batch, each candidate run again through the graph and the original model."""
-        network, x = problem.network, problem.x
+        network, x = problem.network, problem.x.detach()
         with torch.no_grad():
             predicted = network.run(x).argmax(1)
         reference = problem.reference(predicted)
@@ -78,6 +79,8 @@ def attack(
 
     Raises `InputError` for inputs that do not fit the network or are not finite.
     """
+    if not isinstance(method, Attack):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"{method!r} is no attack; bounds from below are asked with pb.certify")
     parts = [method.witness(batch) for batch in Problem(network, x, labels).batches(batch_size)]
     return Witness(
         torch.cat([part.adversarial for part in parts]),

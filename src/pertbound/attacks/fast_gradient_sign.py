@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -35,9 +36,9 @@ class FastGradientSign(Attack):
     clip: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if not self.max_epsilon > 0 or self.probes < 1 or self.bisections < 0:
+        if not 0 < self.max_epsilon < math.inf or self.probes < 1 or self.bisections < 0:
             raise InputError(
-                f"FastGradientSign needs max_epsilon > 0, probes >= 1 and bisections >= 0, got "
+                f"FastGradientSign needs finite max_epsilon > 0, probes >= 1 and bisections >= 0, got "
                 f"{self.max_epsilon}, {self.probes}, {self.bisections}"
             )
         if self.clip is not None and not self.clip[0] < self.clip[1]:
@@ -81,8 +82,9 @@ class FastGradientSign(Attack):
 
     def _sign(self, problem: Problem, reference: Tensor) -> Tensor:
         """The sign of the loss's gradient at x."""
-        with torch.enable_grad():
-            x = problem.x.detach().requires_grad_(True)
+        with torch.inference_mode(False), torch.enable_grad():
+            x = problem.x.detach().clone().requires_grad_(True)
+            reference = reference.clone()
             logits = problem.network.run(x)
             own = logits.gather(1, reference[:, None]).squeeze(1)
             others = logits.scatter(1, reference[:, None], -torch.inf)

@@ -8,6 +8,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from pertbound.errors import InputError
 from pertbound.graph import Graph
 from pertbound.problem import Certified, Estimate, Problem
 
@@ -84,6 +85,8 @@ def certify(
         parts = [certificate.certify(batch) for batch in batches]
         first = parts[0]
         return Certified(*_joined(parts), method=first.method, guarantee=first.guarantee)
+    if not isinstance(certificate, Estimator):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"{certificate!r} is neither a certificate nor an estimator; attacks are asked with pb.attack")
     values = [certificate.estimate(batch) for batch in batches]
     return Estimate(*_joined(values), method=values[0].method, basis=values[0].basis)
 

@@ -135,8 +135,8 @@ def bracket(
 
 
 def _bounds(chosen: Sequence[Bound], sharpness: float) -> tuple[Method, ...]:
-    if not sharpness > 0:
-        raise InputError(f"--sharpness must be positive, got {sharpness}")
+    if not 0 < sharpness < float("inf"):
+        raise InputError(f"--sharpness must be positive and finite, got {sharpness}")
     known: dict[Bound, Method] = {
         Bound.lipschitz: Lipschitz(),
         Bound.published: Published(relu=Softened(sharpness=sharpness)),
@@ -185,7 +185,8 @@ def _ask(
         run = records.Run(measured.rows, about, measured.witnesses)
         records.write(out, run)
         print_summary(screen, run)
-        screen.print(f"Rows: {out / 'rows.parquet'}. Look at them with: pertbound report {out}")
+        said = f"Rows: {out / 'rows.parquet'}. Look at them with: pertbound report {out}"
+        screen.print(said, markup=False, highlight=False, soft_wrap=True)
         if not measured.complete:
             raise typer.Exit(130)
 

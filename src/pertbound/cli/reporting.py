@@ -19,4 +19,4 @@ def report(
 
     Example: pertbound report runs/demo --out runs/demo-report
     """
-    console().print(f"Report: {write_report(runs, out or runs[0])}")
+    console().print(f"Report: {write_report(runs, out or runs[0])}", markup=False, highlight=False, soft_wrap=True)

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from pertbound.experiments.measure import OnProgress
 from pertbound.records import Run
@@ -58,7 +59,7 @@ def progress(to: Console) -> Generator[OnProgress, None, None]:
 def print_summary(to: Console, run: Run) -> None:
     """One line for each method, the number of violations, and what the figures mean."""
     scale = float(run.about.get("data", {}).get("pixel_scale", 1.0))
-    table = Table(title=str(run.about.get("title", "Run")), title_justify="left")
+    table = Table(title=Text(str(run.about.get("title", "Run"))), title_justify="left")
     for column in ("method", "kind"):
         table.add_column(column, no_wrap=True)
     for column in ("samples", "none found", "mean L2", "median", "min", "max", "s / sample"):

@@ -37,7 +37,7 @@ class Dataset(str, Enum):
 
 def demo(
     out: Annotated[Path, typer.Option("--out", help="Run folder; the report is index.html in it.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the training.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the training.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Train a small network on scikit-learn's digits, bracket every test image, and write a report with pictures.
@@ -50,7 +50,7 @@ def demo(
         run = run_demo(seed=seed, command=command_line(), on_progress=tell)
     records.write(out, run)
     print_summary(screen, run)
-    screen.print(f"Report: {write_report([out], out)}")
+    screen.print(f"Report: {write_report([out], out)}", markup=False, highlight=False, soft_wrap=True)
 
 
 def reproduce(
@@ -77,7 +77,7 @@ def reproduce(
     setting = peck2017.SETTINGS[dataset.value]
     data = load(setting.dataset, data_dir, limit=limit)
     for note in data.notes:
-        screen.print(f"Note: {note}")
+        screen.print(f"Note: {note}", markup=False, highlight=False, soft_wrap=True)
     with progress(screen) as tell:
 
         def epoch(done: Progress) -> None:
@@ -85,7 +85,12 @@ def reproduce(
 
         model, path = peck2017.network_for(setting, data_dir, folder, checkpoint, on_epoch=epoch)
     reached = peck2017.check_accuracy(setting, model, data)
-    screen.print(f"LeNet from {path}: accuracy {reached:.2%} on {len(data)} test images of {setting.paper_name}.")
+    screen.print(
+        f"LeNet from {path}: accuracy {reached:.2%} on {len(data)} test images of {setting.paper_name}.",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
     measured = Measured(len(data), peck2017.KEPT_WITNESSES)
     with progress(screen) as tell:
         run = peck2017.run(
@@ -94,6 +99,6 @@ def reproduce(
     records.write(folder, run)
     print_summary(screen, run)
     screen.print(write_paper_tables_and_figures(run, folder), markup=False)
-    screen.print(f"Report: {write_report([folder], folder)}")
+    screen.print(f"Report: {write_report([folder], folder)}", markup=False, highlight=False, soft_wrap=True)
     if not measured.complete:
         raise typer.Exit(130)

@@ -69,7 +69,23 @@ def weights_sha256(network: Graph) -> str:
     return digest.hexdigest()
 
 
-_PLAIN_FIELDS = {"stride", "padding", "dilation", "groups", "window", "slope", "beta", "threshold", "p", "shape", "dim"}
+_PLAIN_FIELDS = {
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "window",
+    "slope",
+    "beta",
+    "threshold",
+    "p",
+    "shape",
+    "dim",
+    "input_shape",
+    "ceil_mode",
+    "count_include_pad",
+    "divisor",
+}
 
 
 def parameters(network: Graph) -> int:

@@ -52,9 +52,6 @@ _SHARING = {
 """Operators whose result may share memory with their argument."""
 
 
-_FOREIGN_OVERLOADS = {"return_indices"}
-
-
 class Converter:
     """The state of one conversion: what each name of the program stands for, and the nodes so far."""
 
@@ -67,16 +64,17 @@ class Converter:
         self.values[program.input] = Value(INPUT, shape[1:])
         self.nodes: list[Node] = []
         self._handlers = handlers
+        self._same: dict[str, set[str]] = {}
         self.shared: set[str] = {program.input, *program.tensors}
         """Names whose memory other names may share: an operator in place on them would change those too."""
 
     def read(self, call: Call) -> None:
         """Turn one call into what its result stands for."""
-        namespace, operator, overload = (*call.target.split("."), "", "")[:3]
+        namespace, operator = (*call.target.split("."), "")[:2]
         plain = operator.rstrip("_") if not operator.startswith("_") else operator
         arguments = {name: self._resolve(value) for name, value in call.arguments.items()}
         handler = self._handlers.get(f"{namespace}.{plain}")
-        if handler is None or overload in _FOREIGN_OVERLOADS:
+        if handler is None or "out" in call.arguments or "rounding_mode" in call.arguments:
             raise UnsupportedLayerError(
                 f"operator {call.target}{place(call)} has no bound here. Supported are "
                 f"{', '.join(sorted(name.removeprefix('aten.') for name in self._handlers))}. Rewrite the model with "
@@ -88,21 +86,29 @@ class Converter:
                 "very end, where it is dropped and the logits are certified"
             )
         in_place = operator != plain
-        changed = next((v.name for v in call.arguments.values() if isinstance(v, Ref)), "") if in_place else ""
-        if changed in self.shared:
+        target = call.arguments.get("self")
+        changed = target.name if in_place and isinstance(target, Ref) else ""
+        one = self._same.get(changed, {changed})  # the names of one and the same tensor
+        if in_place and (not changed or not one.isdisjoint(self.shared)):
             raise UnsupportedLayerError(
                 f"{call.target}{place(call)} changes a tensor that other names share (a view, or dropout's input); "
                 "use the operator that does not work in place"
             )
         try:
             result = handler(self, call, arguments)
-        except (KeyError, TypeError, IndexError, ValueError, AssertionError, ArithmeticError) as error:
+        except UnsupportedLayerError as error:
+            if place(call) in str(error):
+                raise
+            raise UnsupportedLayerError(f"{call.target}{place(call)}: {error}") from error
+        except (LookupError, TypeError, ValueError, AssertionError, ArithmeticError, RuntimeError) as error:
             raise ConversionError(f"{call.target}{place(call)} has unreadable arguments: {error!r}") from error
         self.values[call.name] = result
         if f"{namespace}.{plain}" in _SHARING:
             self.shared.update((call.name, *(v.name for v in call.arguments.values() if isinstance(v, Ref))))
         if in_place:
-            self.values[changed] = result  # whoever reads the argument from here on reads the result
+            one.add(call.name)
+            for name in one:  # whoever reads any of them from here on reads the result
+                self.values[name], self._same[name] = result, one
 
     def add(self, call: Call, layer: Layer, *inputs: Value, nonnegative: bool = False) -> Value:
         """A node for the layer; its output's shape is found by running it on zeros."""

@@ -23,7 +23,12 @@ def with_lp_pools(calls: Sequence[Call]) -> list[Call]:
     replaced: dict[str, Call] = {}
     dropped: set[str] = set()
     for call in calls:
-        match = _match(call, by_name, uses)
+        try:
+            match = _match(call, by_name, uses)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError):
+            match = None  # whatever it is, the operators that it is made of are refused by name
+        if match is not None and _changes_between(calls, match[1], call):
+            match = None
         if match is not None:
             pooled, inner = match
             replaced[call.name] = pooled
@@ -37,7 +42,7 @@ def _match(last: Call, by_name: dict[str, Call], uses: Counter[str]) -> tuple[Ca
     def source(call: Call | None, operator: str, argument: str) -> Call | None:
         reference = None if call is None else call.arguments.get(argument)
         found = by_name.get(reference.name) if isinstance(reference, Ref) else None
-        return found if found is not None and found.target.split(".")[1].rstrip("0123d") == operator else None
+        return found if found is not None and _operator(found).rstrip("0123d") == operator else None
 
     if not last.target.startswith("aten.pow.Tensor_Scalar"):
         return None
@@ -59,12 +64,13 @@ def _match(last: Call, by_name: dict[str, Call], uses: Counter[str]) -> tuple[Ca
         scaled.arguments.get("other"),
     )
     window = mean.arguments.get("kernel_size")
-    dims = int(mean.target.split(".")[1].removeprefix("avg_pool")[0])
+    dims = int(_operator(mean).removeprefix("avg_pool")[0])
     sizes: list[Any] = window if isinstance(window, list) else [window]
     sizes = sizes * dims if len(sizes) == 1 else sizes
     if not isinstance(p, int | float) or not isinstance(root, int | float) or p <= 0:
         return None
-    if abs(root * p - 1) > 1e-12 or count != math.prod(sizes) or any(mean.arguments.get("padding") or [0]):
+    plain = not any(mean.arguments.get("padding") or [0]) and mean.arguments.get("divisor_override") is None
+    if not abs(root * p - 1) <= 1e-12 or count != math.prod(sizes) or not plain:
         return None
     arguments = {
         "self": power.arguments["self"],
@@ -75,6 +81,18 @@ def _match(last: Call, by_name: dict[str, Call], uses: Counter[str]) -> tuple[Ca
         "dims": dims,
     }
     return Call(last.name, LP_POOL, arguments, mean.where or last.where), names
+
+
+def _operator(call: Call) -> str:
+    """The operator's name without namespace and overload."""
+    return (*call.target.split("."), "")[1]
+
+
+def _changes_between(calls: Sequence[Call], inner: list[str], last: Call) -> bool:
+    """Is anything changed in place between the first of the pattern's calls and the last?"""
+    names = [call.name for call in calls]
+    between = calls[min(names.index(name) for name in inner) : names.index(last.name)]
+    return any(_operator(call).endswith("_") or "out" in call.arguments for call in between)
 
 
 def _names(values: Sequence[Any]) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pertbound.errors import UnsupportedLayerError
+from pertbound.frontends import conversion
 from pertbound.frontends.conversion import BATCH, Arguments, Converter, Handler, Probabilities, Value, place
 from pertbound.frontends.lp_pool import LP_POOL
 from pertbound.frontends.program import Call
@@ -80,8 +81,9 @@ def _addmm(c: Converter, call: Call, a: Arguments) -> Value:
     if a.get("alpha", 1) != 1 or a.get("beta", 1) != 1:
         raise UnsupportedLayerError(f"{call.target}{place(call)}: alpha and beta must be 1")
     source = _value(call, a, "mat1")
-    weight = _required(call, a, "mat2").mT.contiguous()
-    return c.add(call, Dense(source.shape, weight, _required(call, a, "self").expand(weight.shape[0])), source)
+    weight, bias = _required(call, a, "mat2").mT.contiguous(), _required(call, a, "self")
+    bias = bias[0] if bias.dim() == 2 and len(bias) == 1 else bias
+    return c.add(call, Dense(source.shape, weight, bias.expand(weight.shape[0])), source)
 
 
 def _conv(c: Converter, call: Call, a: Arguments) -> Value:
@@ -95,12 +97,18 @@ def _conv(c: Converter, call: Call, a: Arguments) -> Value:
     padding = a.get("padding")
     if isinstance(padding, str):
         padding = _named_padding(call, padding, tuple(weight.shape[2:]), dilation)
+    pads = _ints(padding, dims, 0)
+    sides = [(n + 2 * p) // s for n, p, s in zip(source.shape[1:], pads, stride, strict=True)]
+    if math.prod(sides) * len(weight) > conversion.LARGEST_SAMPLE:
+        raise UnsupportedLayerError(
+            f"{call.target}{place(call)}: padding {pads} makes more than {conversion.LARGEST_SAMPLE} outputs a sample"
+        )
     layer = Conv(
         source.shape,
         weight,
         _constant(call, a, "bias"),
         stride,
-        _ints(padding, dims, 0),
+        pads,
         dilation,
         int(a.get("groups", 1)),
     )
@@ -251,7 +259,8 @@ def _reshape(c: Converter, call: Call, a: Arguments) -> Value:
     source = _value(call, a, "self")
     operator = call.target.split(".")[1].rstrip("_")
     given: list[Any] = a.get("size", a.get("shape", a.get("sizes"))) or []
-    sizes = [2 if v is BATCH or (i == 0 and v == c.traced_batch) else int(v) for i, v in enumerate(given)]
+    whole = operator in ("view", "reshape")
+    sizes = [2 if i == 0 and whole and (v is BATCH or v == c.traced_batch) else int(v) for i, v in enumerate(given)]
     probe = torch.zeros(2, *source.shape)
     try:
         if operator in ("view", "reshape"):
@@ -263,7 +272,14 @@ def _reshape(c: Converter, call: Call, a: Arguments) -> Value:
         elif operator == "unsqueeze":
             result = probe.unsqueeze(a["dim"])
         else:
-            result = probe.squeeze(a["dim"]) if "dim" in a else probe.squeeze()
+            dims = a.get("dim", list(range(1 if c.traced_batch > 1 else 0, probe.dim())))
+            dims = [dim % probe.dim() for dim in (dims if isinstance(dims, list) else [dims])]
+            if 0 in dims:
+                raise UnsupportedLayerError(
+                    f"{call.target}{place(call)} removes the batch dimension where the batch is 1; name the "
+                    "dimensions to squeeze"
+                )
+            result = probe.squeeze(tuple(dims))
     except (RuntimeError, TypeError) as error:
         raise UnsupportedLayerError(f"{call.target}{place(call)} on {source.shape}: {error}") from error
     if result.dim() < 2 or result.shape[0] != 2:
@@ -277,7 +293,7 @@ def _reshape(c: Converter, call: Call, a: Arguments) -> Value:
 def _arithmetic(c: Converter, call: Call, a: Arguments) -> Value:
     """x + y, x - y of two values; x op constant and constant op x for +, -, *, and x / constant; -x."""
     operator = call.target.split(".")[1].rstrip("_")
-    left, right = a["self"], a.get("other", -1.0)
+    left, right = a["self"], -1.0 if operator == "neg" else a["other"]
     if operator == "rsub":
         operator, left, right = "sub", right, left
     if operator == "neg":
@@ -306,7 +322,9 @@ def _arithmetic(c: Converter, call: Call, a: Arguments) -> Value:
         return _affine(c, call, value, constant, 0.0)
     if reverse:
         raise UnsupportedLayerError(f"{call.target}{place(call)}: a constant over a value has no bound here")
-    inverse = 1.0 / constant if isinstance(constant, int | float) and constant != 0 else constant
+    if isinstance(constant, int | float) and constant == 0:
+        raise UnsupportedLayerError(f"{call.target}{place(call)} divides by 0")
+    inverse = 1.0 / constant if isinstance(constant, int | float) else constant
     return _affine(c, call, value, inverse.reciprocal() if isinstance(inverse, Tensor) else inverse, 0.0)
 
 

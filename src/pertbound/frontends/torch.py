@@ -29,12 +29,15 @@ def from_torch(model: nn.Module, example: Tensor) -> Graph:
     example that the model cannot take.
     """
     _require_example(model, example)
-    model = copy.deepcopy(model).eval().requires_grad_(False)
+    try:
+        model = copy.deepcopy(model).eval().requires_grad_(False)
+    except Exception as error:
+        raise ConversionError(f"the model cannot be copied, which is the first step here: {error}") from error
     pair = torch.cat([example, example])[:2].contiguous()
     with torch.no_grad():
         try:
             output = model(pair)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except Exception as error:
             raise InputError(
                 f"the model cannot take an example of shape {tuple(pair.shape)} ({pair.dtype}): {error}"
             ) from error
@@ -61,7 +64,21 @@ def from_pt2(path: Path | str) -> Graph:
     return graph
 
 
+class _OneInput(nn.Module):
+    """A model as a function of exactly one argument, which a forward of `*inputs` is not to torch.export."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Any:
+        """The model's output."""
+        return self.model(x)
+
+
 def _require_example(model: nn.Module, example: Tensor) -> None:
+    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"the model must be a torch.nn.Module, got {type(model).__name__}; from_pt2 reads files")
     if not isinstance(example, Tensor) or example.dim() < 2 or len(example) == 0:  # pyright: ignore[reportUnnecessaryIsInstance]
         got = tuple(example.shape) if isinstance(example, Tensor) else type(example).__name__  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"the example must be a tensor (batch, *shape) with at least one input, got {got}")
@@ -78,7 +95,7 @@ def _require_dtypes(dtypes: set[torch.dtype]) -> None:
 
 def _trace(model: nn.Module, pair: Tensor) -> Program:
     try:
-        exported = torch.export.export(model, (pair,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+        exported = torch.export.export(_OneInput(model), (pair,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConversionError(
@@ -130,7 +147,7 @@ def _where(node: torch.fx.Node) -> str:
         return ""
     path, kind = list(stack.values())[-1]
     kind = str(kind if isinstance(kind, str) else kind.__name__).rsplit(".", 1)[-1]
-    return f"{path or 'the top level'} ({kind})"
+    return f"{str(path).removeprefix('model').removeprefix('.') or 'the top level'} ({kind})"
 
 
 def _require_agreement(graph: Graph, finish: Callable[[Tensor], Tensor], model: nn.Module, pair: Tensor) -> None:
@@ -138,7 +155,7 @@ def _require_agreement(graph: Graph, finish: Callable[[Tensor], Tensor], model: 
     generator = torch.Generator(device="cpu").manual_seed(0)
     noise = torch.randn(3, *pair.shape[1:], generator=generator, dtype=pair.dtype).to(pair.device)
     with torch.no_grad():
-        for x in (pair, noise, 0.1 * noise.abs()):
+        for x in (pair, noise, 0.1 * noise.abs(), noise[:1]):
             try:
                 expected = model(x)
             except RuntimeError as error:

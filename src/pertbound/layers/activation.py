@@ -212,5 +212,5 @@ class Softplus(Activation):
 
     def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
         """Rounding, and what the threshold leaves out, for each entry."""
-        replaced = math.exp(-self.threshold) / self.beta * math.sqrt(math.prod(self.input_shape))
+        replaced = math.exp(min(-self.threshold, 700.0)) / self.beta * math.sqrt(math.prod(self.input_shape))
         return super().noise(*norms, unit=unit) + replaced

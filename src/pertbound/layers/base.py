@@ -152,7 +152,7 @@ class Linear(Layer):
         if not 0.0 < size < math.inf:
             return size
         largest = math.inf
-        for _ in range(8):
+        for _ in range(4):
             image = positive.transpose(positive.apply(v) / size) / size
             largest = min(largest, float((image / v).amax()))
             v = image / image.amax() + 1e-6
@@ -201,8 +201,9 @@ def matrix_of(chain: tuple[Linear, ...], *, always: bool = False) -> Tensor | No
     shape = inner.input_shape if forward else outer.output_shape
     device = next((layer.device for layer in chain if layer.device.type != "cpu"), torch.device("cpu"))
     matrix = torch.empty(side, other, dtype=torch.float64, device=device)
-    for start in range(0, side, 256):
-        stop = min(start + 256, side)
+    rows = max(256, 2**25 // other)
+    for start in range(0, side, rows):
+        stop = min(start + rows, side)
         block = torch.zeros(stop - start, side, dtype=torch.float64, device=device)
         block[torch.arange(stop - start), torch.arange(start, stop)] = 1.0
         value = block.reshape(-1, *shape)

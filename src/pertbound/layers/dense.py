@@ -45,7 +45,7 @@ class Dense(Linear):
 
     def absolute(self) -> Dense:
         """The layer with abs(W) and no bias."""
-        return Dense(self.input_shape, self.weight.abs(), None)
+        return Dense(self.input_shape, self.weight.to(torch.float64).abs(), None)
 
     @property
     def terms(self) -> int:

@@ -110,13 +110,16 @@ class Push:
                 entries = (slopes * rows).flatten(1)
                 summary.jacobian[node.name] = row_norms_upper(entries).unsqueeze(1)
 
-    def radii(self, rho: Tensor, summary: Summary) -> dict[str, Tensor]:
-        """The radius of every node for input radii rho of shape (batch, 1) or (batch, k), float64."""
+    def radii(self, rho: Tensor, summary: Summary, *, coarse_output: bool = False) -> dict[str, Tensor]:
+        """The radius of every node for input radii rho of shape (batch, 1) or (batch, k), float64.
+
+        With `coarse_output` the output's radius is its layer's modulus alone: enough for who reads it pair by pair.
+        """
         radii = {INPUT: rho}
         for node in self.graph.nodes:
             layer = node.layer
             inputs = tuple(radii[name] for name in node.inputs)
-            if isinstance(layer, Linear):
+            if isinstance(layer, Linear) and not (coarse_output and node is self.graph.output):
                 moved = self._moved(self._operator_norm, (node.name,), node.inputs[0], radii, summary)
             else:
                 moved = layer.modulus(*inputs, at=summary.steepest.get(node.name))
@@ -139,7 +142,9 @@ class Push:
             return gathered[chain]
 
         def at_radius(rho: Tensor) -> Tensor:
-            return self._moved(reader, (), self.graph.output.name, self.radii(rho, summary), summary)
+            return self._moved(
+                reader, (), self.graph.output.name, self.radii(rho, summary, coarse_output=True), summary
+            )
 
         return at_radius
 

@@ -109,7 +109,6 @@ class Linear(Layer):
         """norm(A (x + r) - A x) = norm(A r) <= norm(A) rho."""
         return self.norm_upper * radii[0]
 
-    @final
     def transpose(self, y: Tensor) -> Tensor:
         """A^T y, of shape (batch, *input_shape)."""
         with torch.inference_mode(False), torch.enable_grad():

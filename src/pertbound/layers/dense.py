@@ -43,6 +43,10 @@ class Dense(Linear):
         """x W^T."""
         return functional.linear(x, self.weight.to(x.dtype))
 
+    def transpose(self, y: Tensor) -> Tensor:
+        """Y W, written out: differentiating would compute x W^T first."""
+        return y.reshape(-1, *self.output_shape) @ self.weight.to(y.dtype)
+
     def absolute(self) -> Dense:
         """The layer with abs(W) and no bias."""
         return Dense(self.input_shape, self.weight.to(torch.float64).abs(), None)

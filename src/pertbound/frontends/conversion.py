@@ -148,3 +148,30 @@ def place(call: Call) -> str:
 
 def _flat(values: Any) -> list[Any]:
     return [item for v in values for item in (_flat(v) if isinstance(v, list) else [v])]
+
+
+def value_of(call: Call, arguments: Arguments, name: str) -> Value:
+    """An argument that must depend on the input."""
+    value = arguments.get(name)
+    if not isinstance(value, Value):
+        raise UnsupportedLayerError(f"{call.target}{place(call)}: {name} must depend on the input")
+    return value
+
+
+def constant_of(call: Call, arguments: Arguments, name: str) -> Tensor | None:
+    """An argument that must be a stored tensor, or absent."""
+    value = arguments.get(name)
+    if value is not None and not isinstance(value, Tensor):
+        raise UnsupportedLayerError(
+            f"{call.target}{place(call)}: {name} must be a stored tensor; weights that depend on the input have "
+            "no bound here"
+        )
+    return value
+
+
+def required_constant(call: Call, arguments: Arguments, name: str) -> Tensor:
+    """An argument that must be a stored tensor."""
+    value = constant_of(call, arguments, name)
+    if value is None:
+        raise UnsupportedLayerError(f"{call.target}{place(call)}: {name} is missing")
+    return value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -60,8 +60,21 @@ class Lipschitz(Certificate):
 
 
 def _plain_float32(x: Tensor) -> bool:
-    """Whether x is float32 and will be computed as such: no accelerator's TF32, no reduced-precision products."""
-    return x.dtype == torch.float32 and x.device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
+    """Whether x is float32 and will be computed as such: no accelerator's TF32, no reduced-precision products.
+
+    PyTorch has an old setting for this and newer ones for each backend and operation; all of them must be untouched.
+    Reading the old one fails once a newer one was set, which therefore counts as touched.
+    """
+    if x.dtype != torch.float32 or x.device.type != "cpu":
+        return False
+    onednn: Any = torch.backends.mkldnn
+    places = (torch.backends, onednn, *(getattr(onednn, name, None) for name in ("conv", "matmul")))
+    if any(getattr(place, "fp32_precision", "none") not in ("none", "ieee") for place in places):
+        return False
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:
+        return False
 
 
 class _View:

@@ -74,8 +74,9 @@ class Published(Estimator):
     - M (Theorem A.5): with D_l, M_l bounding first and second derivatives of layer l = g(V h + b),
       D_l = sup abs(g') norm(V)_inf D_{l-1}, D_0 = 1,
       M_l = sup abs(g'') (norm(V)_inf D_{l-1})^2 + sup abs(g') norm(V)_inf M_{l-1}, M_0 = 0,
-      with norm(V)_inf = max_i sum_j abs(v_ij). (The paper's appendix is not at hand; this is the recursion
-      that the chain rule gives, and on LeNet its values are of the size that the paper reports.)
+      with norm(V)_inf = max_i sum_j abs(v_ij). The paper's appendix is not at hand: this is
+      the plainest recursion that the chain rule gives. Bounding the first layer by its largest entry instead is as
+      valid, and gives a smaller M, hence larger values.
     - convolution (Theorem 4.2) and pooling (Theorem 4.4): see those layers.
 
     These are estimates: Theorem 4.2 is false in general, Theorem 4.1 needs M to bound spectral norms of Hessians

@@ -12,9 +12,10 @@ import pytest
 import pertbound as pb
 
 NAMES = [
-    "Attack", "Bracket", "Certificate", "Certified", "ConversionError", "CurvatureFree", "DataError", "Estimate",
-    "Estimator", "FastGradientSign", "Graph", "Guarantee", "InputError", "Lipschitz", "ModelFileError",
-    "PertboundError", "Published", "RunError", "Softened", "UnsupportedLayerError", "Witness", "attack", "bracket",
+    "Attack", "Ball", "Bracket", "Certificate", "Certified", "ConversionError", "CurvatureFree", "DDN", "DataError",
+    "Estimate", "Estimator", "FastGradientSign", "Graph", "Guarantee", "InputError", "Interval", "LinearRelaxation",
+    "Lipschitz", "ModelFileError", "PertboundError", "Published", "QuadraticRelaxation", "RunError",
+    "Softened", "UnsupportedLayerError", "Witness", "attack", "bracket",
     "certify", "from_pt2", "from_torch",
 ]  # fmt: skip
 

@@ -15,8 +15,8 @@ from oracles import ascent, dense
 from oracles import exact as precise
 from pertbound.certificates import Lipschitz
 from pertbound.graph import Graph
-from pertbound.layers import AveragePool, Conv, Dense, Layer, Linear, MaxPool, ReLU, Reshape, base
-from pertbound.layers.base import matrix_of
+from pertbound.layers import AveragePool, Conv, Dense, Layer, Linear, MaxPool, ReLU, Reshape, linear
+from pertbound.layers.linear import matrix_of
 from pertbound.problem import Problem
 from pertbound.push import Push, _product_error
 
@@ -336,10 +336,10 @@ def test_row_norms_need_no_huge_matrix(layer: Linear, monkeypatch: pytest.Monkey
 
     def refuse(chain: tuple[Linear, ...], *, always: bool = False) -> torch.Tensor | None:
         side = math.prod(chain[0].output_shape) * math.prod(chain[-1].input_shape)
-        assert not always or side <= base.DENSE_ENTRIES, f"a matrix of {side:.1g} entries is written out"
+        assert not always or side <= linear.DENSE_ENTRIES, f"a matrix of {side:.1g} entries is written out"
         return matrix_of(chain, always=always)
 
-    monkeypatch.setattr(base, "matrix_of", refuse)
+    monkeypatch.setattr(linear, "matrix_of", refuse)
     rows = layer.row_norms_upper
     assert rows.shape == layer.output_shape
     assert float(rows.max()) == pytest.approx(1.0 if isinstance(layer, Reshape) else 0.5)

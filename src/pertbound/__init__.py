@@ -3,14 +3,17 @@
 From below with a guarantee (`certify`), from above with a witness (`attack`), both at once (`bracket`).
 """
 
-from pertbound.attacks import Attack, FastGradientSign, attack
+from pertbound.attacks import DDN, Attack, FastGradientSign, attack
 from pertbound.bracket import Bracket, bracket
 from pertbound.certificates import (
     Certificate,
     CurvatureFree,
     Estimator,
+    Interval,
+    LinearRelaxation,
     Lipschitz,
     Published,
+    QuadraticRelaxation,
     Softened,
     certify,
 )
@@ -26,14 +29,17 @@ from pertbound.errors import (
 from pertbound.frontends import from_pt2, from_torch
 from pertbound.graph import Graph
 from pertbound.problem import Certified, Estimate, Guarantee, Witness
+from pertbound.sets import Ball
 
 __all__ = [
     "Attack",
+    "Ball",
     "Bracket",
     "Certificate",
     "Certified",
     "ConversionError",
     "CurvatureFree",
+    "DDN",
     "DataError",
     "Estimate",
     "Estimator",
@@ -41,10 +47,13 @@ __all__ = [
     "Graph",
     "Guarantee",
     "InputError",
+    "Interval",
+    "LinearRelaxation",
     "Lipschitz",
     "ModelFileError",
     "PertboundError",
     "Published",
+    "QuadraticRelaxation",
     "RunError",
     "Softened",
     "UnsupportedLayerError",

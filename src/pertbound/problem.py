@@ -7,7 +7,7 @@ witness. The three answers are different types on purpose: nothing turns an `Est
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -15,12 +15,16 @@ from torch import Tensor
 
 from pertbound.errors import InputError
 from pertbound.graph import Graph
+from pertbound.sets import Ball
 
 
 @final
 @dataclass(frozen=True)
 class Guarantee:
-    """What a certified radius promises: no perturbation in `domain` of smaller `norm` changes the class."""
+    """What a certified radius promises: no perturbation in `domain` of smaller `norm` changes the class.
+
+    `Ball.norm_name` and `Ball.domain` are the words for both.
+    """
 
     norm: str = "L2"
     domain: str = "all of R^d"
@@ -36,15 +40,19 @@ class Problem:
     """A classifier, a batch x of shape (batch, *input_shape), and optionally its labels (batch,).
 
     The class that a perturbation must leave, the *reference*, is the prediction, or the label where labels are
-    given; a sample that is misclassified already then has radius 0.
+    given; a sample that is misclassified already then has radius 0. `within` says which perturbations count: the norm
+    that their size is measured in, and the box, if any, that the perturbed input must stay in, as the samples do.
     """
 
     network: Graph
     x: Tensor
     labels: Tensor | None = None
+    within: Ball = field(default_factory=Ball)
 
     def __post_init__(self) -> None:
-        """Raises `InputError` for a wrong shape or dtype, an empty batch, NaN, infinity or impossible labels."""
+        """Raises `InputError` for a wrong shape or dtype, an empty batch, NaN, infinity, impossible labels, or samples
+        outside the box.
+        """
         self.network.require_shape(self.x)
         if len(self.x) == 0:
             raise InputError("the batch is empty: there is nothing to certify or attack")
@@ -52,6 +60,10 @@ class Problem:
         if not bool(torch.isfinite(self.x.sum())) and not bool(torch.isfinite(self.x).all()):
             rows = (~torch.isfinite(self.x)).flatten(1).any(1).nonzero().flatten().tolist()
             raise InputError(f"{len(rows)} samples hold NaN or infinity, the first at position {rows[0]}")
+        if not isinstance(self.within, Ball):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InputError(f"within must be a pb.Ball, such as pb.Ball(p=2, box=(0, 1)), got {self.within!r}")
+        if self.within.box is not None:
+            self.within.require_inside(self.x)
         if self.labels is not None:
             labels = self.labels
             if not isinstance(labels, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -81,6 +93,7 @@ class Problem:
                 self.network,
                 self.x[start : start + size],
                 None if self.labels is None else self.labels[start : start + size],
+                self.within,
             )
             for start in parts
         ]
@@ -89,7 +102,8 @@ class Problem:
 @final
 @dataclass(frozen=True)
 class Certified:
-    """Proven lower bounds. `radius` (batch,) float64: no smaller L2 perturbation leaves the reference class.
+    """Proven lower bounds. `radius` (batch,) float64: no smaller perturbation leaves the reference class, in the norm
+    and the domain that `guarantee` names (`Problem.within`).
 
     Radii are in the units of the classifier's input. Samples that are misclassified (labels given), whose
     logits tie or are not finite, have radius 0.

@@ -33,7 +33,7 @@ from typing import Protocol, final
 import torch
 from torch import Tensor
 
-from pertbound.graph import INPUT, Graph, Node, in_float64
+from pertbound.graph import INPUT, Graph, Node, Visit, in_float64
 from pertbound.layers import Activation, Conv, Dense, Diagonal, Linear, matrix_of
 from pertbound.numerics import (
     UNIT32,
@@ -85,15 +85,22 @@ class Push:
         noise: dict[str, Tensor | float] = {node.name: 0.0 for node in graph.nodes}
         self.changes(Summary(noise, {}, {}), torch.zeros(1, dtype=torch.long, device=graph.device))(one)
 
-    def summarise(self, x: Tensor) -> tuple[Tensor, Summary]:
-        """The logits of a batch, and its summary, in one forward pass in the dtype of x (float32 or float64)."""
+    def summarise(self, x: Tensor, visit: Visit | None = None) -> tuple[Tensor, Summary]:
+        """The logits of a batch, and its summary, in one forward pass in the dtype of x (float32 or float64).
+
+        `visit` sees every node, as in `Graph.run`.
+        """
         graph = self.graph if x.dtype == self.graph.dtype else self.graph.derive(in_float64)
         summary = Summary({}, {}, {})
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            logits = graph.run(x, partial(self._see, summary))
+            logits = graph.run(x, partial(self._see, summary, visit))
         return logits, summary
 
-    def _see(self, summary: Summary, node: Node, arguments: tuple[Tensor, ...], _: Tensor) -> None:
+    def _see(
+        self, summary: Summary, visit: Visit | None, node: Node, arguments: tuple[Tensor, ...], value: Tensor
+    ) -> None:
+        if visit is not None:
+            visit(node, arguments, value)
         layer = node.layer
         summary.noise[node.name] = 0.0
         if layer.rounds:

@@ -1,4 +1,4 @@
-"""From a margin at a fixed radius to the largest radius that was itself certified, per sample, in a batch."""
+"""From what holds at one radius to the largest radius that was itself certified, per sample, in a batch."""
 
 from __future__ import annotations
 
@@ -62,3 +62,43 @@ def largest_certified(margin: Callable[[Tensor], Tensor], like: Tensor, *, toler
         high, margin_high = torch.where(failed, trial, high), torch.where(failed, value, margin_high)
         margin_high = torch.nan_to_num(margin_high, nan=-1.0, neginf=-1e300)
     return torch.where(alive, low * (1 - SLACK), torch.zeros_like(low))
+
+
+def best_reach(
+    certified: Callable[[Tensor, Tensor], Tensor], start: Tensor, *, passes: int = 6, tolerance: float = 1e-2
+) -> Tensor:
+    """The largest radius that `certified` gives for any reach that is tried; (samples,) float64.
+
+    `certified(rows, reach)` builds bounds that hold up to `reach` for the samples `rows` and returns radii at most that
+    large which these bounds prove. A larger reach allows more and proves less at each radius, so the best one is
+    where the radius that is proved falls below the reach: it is bracketed by doubling, then sought by secants of
+    log(proved / reach). `start` (samples,) is the first reach. Samples that are within `tolerance` leave.
+    """
+    best = torch.zeros_like(start, dtype=torch.float64)
+    low, high = torch.zeros_like(best), torch.full_like(best, torch.inf)
+    reach = start.to(torch.float64).clone()
+    # the logarithms of the last two reaches that were too large, and by how much what they proved fell short
+    logs, shorts = torch.zeros_like(best), torch.zeros_like(best)
+    open_ = reach > 0
+    for _ in range(passes):
+        rows = open_.nonzero().flatten()
+        if len(rows) == 0:
+            break
+        tried = reach[rows]
+        proved = torch.minimum(torch.nan_to_num(certified(rows, tried), nan=0.0), tried)
+        best[rows] = torch.maximum(best[rows], proved)
+        whole = proved >= tried * (1 - 1e-6)
+        low[rows] = torch.where(whole, tried, torch.maximum(low[rows], proved))
+        high[rows] = torch.where(whole, high[rows], tried)
+        log, short = tried.log(), (proved / tried).log()
+        slope = (short - shorts[rows]) / (log - logs[rows])
+        secant = torch.where((shorts[rows] < 0) & (slope < 0), log - short / slope, log + short / 2).exp()
+        tells = ~whole & torch.isfinite(short)
+        logs[rows], shorts[rows] = torch.where(tells, log, logs[rows]), torch.where(tells, short, shorts[rows])
+        below, above = low[rows], high[rows]
+        bounded = torch.isfinite(above)
+        fits = (secant > below * (1 + tolerance / 2)) & (secant < above * (1 - tolerance / 2)) & tells
+        between = torch.where(below > 0, (below * above).sqrt(), above / 3)
+        reach[rows] = torch.where(bounded, torch.where(fits, secant, between), 2 * tried).clamp_max(LARGEST)
+        open_[rows] = ~(bounded & (above <= below * (1 + tolerance))) & (below < LARGEST)
+    return best

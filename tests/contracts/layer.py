@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from contracts.interval import check_bias_term, check_interval
 from oracles import ascent, dense
 from oracles.exact import WIDER, bend, exact, long, slope
 from pertbound.layers import Activation, Add, Concat, Conv, Dense, Diagonal, Layer, Linear, Shape
@@ -30,6 +31,7 @@ NOTHING = 1e-140
 
 def check_layer(layer: Layer, shapes: tuple[Shape, ...], generator: torch.Generator) -> None:
     """Every contract that applies."""
+    check_interval(layer, generator, shapes)
     if isinstance(layer, Add | Concat):
         check_merge(layer, generator, shapes)
         check_noise(layer, generator, shapes)
@@ -41,6 +43,7 @@ def check_layer(layer: Layer, shapes: tuple[Shape, ...], generator: torch.Genera
         check_linear(layer, generator)
         check_absolute(layer, generator)
         check_transpose(layer, generator)
+        check_bias_term(layer, generator)
     if isinstance(layer, Dense | Conv):
         check_scaled(layer, generator)
     if isinstance(layer, Activation):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mutants.intervals import interval_mutants
 from mutants.layers import Mutant, mutants
 
-MUTANTS = mutants()
+MUTANTS = mutants() | interval_mutants()
 
 
 def _run(mutant: Mutant, broken: bool) -> None:

@@ -11,9 +11,12 @@ from torch import Tensor
 from pertbound.errors import InputError
 from pertbound.graph import Graph
 from pertbound.problem import Certified, Estimate, Problem
+from pertbound.sets import Ball
 
 BATCH = 500
 """Samples computed at once unless a caller says otherwise."""
+L2 = Ball()
+"""Perturbations measured in L2, anywhere."""
 
 
 class Certificate(ABC):
@@ -49,6 +52,7 @@ def certify(
     certificate: Certificate,
     labels: Tensor | None = None,
     *,
+    within: Ball = L2,
     batch_size: int = BATCH,
 ) -> Certified: ...
 
@@ -60,6 +64,7 @@ def certify(
     certificate: Estimator,
     labels: Tensor | None = None,
     *,
+    within: Ball = L2,
     batch_size: int = BATCH,
 ) -> Estimate: ...
 
@@ -70,17 +75,20 @@ def certify(
     certificate: Certificate | Estimator,
     labels: Tensor | None = None,
     *,
+    within: Ball = L2,
     batch_size: int = BATCH,
 ) -> Certified | Estimate:
     """How small, at least, a perturbation must be that changes the class of each sample of x.
 
-    x is (samples, *input_shape); the result's `radius` is (samples,) float64 in L2 and in the units of x. The
-    reference class is the prediction, or `labels` (samples,) where given; then a misclassified sample has radius
-    0. An `Estimator` such as `Published` answers with an `Estimate`, which is not a guarantee.
+    x is (samples, *input_shape); the result's `radius` is (samples,) float64 in the units of x. Perturbations are
+    measured in L2 and may leave the valid range, unless `within` says otherwise: `pb.Ball(p=math.inf, box=(0, 1))`
+    measures the largest change of an entry, and counts only perturbed inputs with entries in [0, 1]. The reference
+    class is the prediction, or `labels` (samples,) where given; then a misclassified sample has radius 0. An
+    `Estimator` such as `Published` answers with an `Estimate`, which is not a guarantee.
 
     Raises `InputError` for inputs that do not fit the network or are not finite.
     """
-    batches = Problem(network, x, labels).batches(batch_size)
+    batches = Problem(network, x, labels, within).batches(batch_size)
     if isinstance(certificate, Certificate):
         parts = [certificate.certify(batch) for batch in batches]
         first = parts[0]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pertbound.certificates.base import Certificate
+from pertbound.numerics import SLACK
 from pertbound.problem import Certified, Guarantee, Problem
 from pertbound.push import Push
 from pertbound.search import largest_certified
@@ -31,6 +32,9 @@ class Lipschitz(Certificate):
     off the margin. Samples where that is more than `resolve` of the margin are computed again in float64, where it is
     negligible; so are all samples where float32 products may be computed with less (accelerators, or
     `torch.set_float32_matmul_precision` below "highest").
+
+    In other norms the radius is what the L2 radius implies (norm_2 <= norm_1, norm_2 <= sqrt(d) norm_inf), and a box is
+    not used: what holds anywhere holds within it.
 
     `tolerance` is the relative width at which the inversion stops.
     """
@@ -56,7 +60,10 @@ class Lipschitz(Certificate):
             radius[noisy] = torch.where(
                 agrees, again.radius(self.tolerance), torch.zeros_like(agrees, dtype=torch.float64)
             )
-        return Certified(radius, view.reference, view.predicted, self.name, Guarantee())
+        # every L2 ball of that radius holds the ball of this norm with the radius divided by norm_2 / norm_p <= factor
+        factor = problem.within.l2_radius(torch.ones_like(radius[:1]), problem.network.input_shape)
+        guarantee = Guarantee(problem.within.norm_name, problem.within.domain)
+        return Certified(radius / factor * (1 - SLACK), view.reference, view.predicted, self.name, guarantee)
 
 
 def _plain_float32(x: Tensor) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pertbound.certificates.base import Estimator
-from pertbound.errors import UnsupportedLayerError
+from pertbound.errors import InputError, UnsupportedLayerError
 from pertbound.graph import INPUT, Graph, Node
 from pertbound.layers import Activation, Conv, Dense, LeakyReLU, ReLU
 from pertbound.problem import Estimate, Problem
@@ -94,8 +94,10 @@ class Published(Estimator):
         return f"published({self.relu})"
 
     def estimate(self, problem: Problem) -> Estimate:
-        """The value of the paper's kappa_1 for each sample of one batch."""
+        """The value of the paper's kappa_1 for each sample of one batch. L2 over all of R^d only (`InputError`)."""
         network = problem.network
+        if problem.within.p != 2 or problem.within.box is not None:
+            raise InputError(f"the published formulas are about L2 over all of R^d, not {problem.within}; leave it out")
         steps = _steps(network)
         values: dict[str, Tensor] = {}
 

@@ -9,10 +9,11 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from pertbound.layers.base import Layer, Shape, unless_overflow
+from pertbound.forms import Duals, Form, Pulled, Region, wide
+from pertbound.layers.base import Layer, Shape, outward, unless_overflow
 from pertbound.numerics import TINY32, UNIT32
+from pertbound.sets import Box
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +48,28 @@ class Activation(Layer):
         """g(0), for the size of the output."""
         return 0.0
 
+    @property
+    def image(self) -> tuple[float, float]:
+        """The infimum and the supremum of g over the real line."""
+        return -math.inf, math.inf
+
+    def enclose(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """A computed g(z), and how far it can be from the exact value, entrywise and in the dtype of z."""
+        value, info = self.forward(z), torch.finfo(z.dtype)
+        return value, 4 * info.eps * value.abs() + 2 * info.tiny
+
+    def interval(self, *boxes: Box) -> Box:
+        """[g(lower), g(upper)], because g increases, within the image of g. NaN stays NaN."""
+        (box,) = boxes
+        if not self.rounds:
+            return Box(self.forward(box.lower), self.forward(box.upper))
+        (lower, below), (upper, above) = self.enclose(box.lower), self.enclose(box.upper)
+        found = outward(lower, upper, below, above)
+        return Box(
+            torch.where(box.lower.isnan(), box.lower, found.lower.clamp(*self.image)),
+            torch.where(box.upper.isnan(), box.upper, found.upper.clamp(*self.image)),
+        )
+
     def derivative_upper(self, z: Tensor) -> Tensor:
         """An upper bound on g'(z), entrywise, including the rounding of its own evaluation."""
         return torch.full_like(z, self.slopes[1])
@@ -65,6 +88,49 @@ class Activation(Layer):
             return None
         return self.derivative_upper(inputs[0]).flatten(1).amax(1).to(torch.float64)
 
+    @abstractmethod
+    def line(self, box: Box, falling: Tensor) -> Tensor:
+        """A good slope for a line below g on the box, or, where `falling`, above it; all (items, *input_shape)."""
+
+    @abstractmethod
+    def least(self, form: Form, line: Tensor, curvature: Tensor | None, region: Region, value: Tensor) -> Tensor:
+        """A lower bound, (items,), on the sum over all entries of the minimum over z in the region's box of
+
+            c (g(z) - y) - q/2 (g(z) - y)^2 - l (z - z0) + p/2 (z - z0)^2
+
+        with c and q the form's linear part and curvature, l = `line`, p = `curvature` (q and p may be None for 0),
+        z0 the region's value and y = `value`. In float64 with its roundings taken off.
+        """
+
+    @final
+    def start(self, inputs: tuple[Region, ...], form: Form, *, curved: bool) -> Duals:
+        """A line that fits the box, or, with curvature, the slope at the sample; no shift and no curvature yet."""
+        (region,) = inputs
+        shift = torch.zeros_like(form.linear)
+        if not curved:
+            return Duals(slope=self.line(region.box, form.linear < 0), shift=shift)
+        at_rest = Box(region.value, region.value)
+        return Duals(self.line(at_rest, form.linear < 0), shift, torch.zeros_like(region.radius))
+
+    @final
+    def pull_back(self, form: Form, inputs: tuple[Region, ...], output: Region, duals: Duals) -> Pulled:
+        """l = slope * c + shift, and p = q slope^2 + the layer's own curvature: any l and p are sound, because
+
+        c (g(z) - y) - q/2 (g(z) - y)^2 >= l (z - z0) - p/2 (z - z0)^2 + least over the box of the difference.
+        """
+        (region,) = inputs
+        assert duals.slope is not None
+        line = duals.slope * form.linear
+        if duals.shift is not None:
+            size = form.linear.detach().flatten(1).square().mean(1).sqrt()
+            line = line + duals.shift * wide(size, line)
+        curvature = duals.curvature
+        if form.curvature is not None:
+            assert curvature is not None, "a form with curvature needs a layer that was started with it"
+            curvature = curvature + form.curvature * self.slopes[1] ** 2 * (1 + 1e-8)
+        constant = self.least(form, line, curvature, region, output.value)
+        return Pulled((Form(line, curvature),), constant)
+
     def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
         """Eight roundings of an output of norm at most high * norm(z) + abs(g(0)) sqrt(entries)."""
         if not self.rounds:
@@ -72,145 +138,3 @@ class Activation(Layer):
         entries = math.prod(self.input_shape)
         size = self.slopes[1] * norms[0] + abs(self.at_zero) * math.sqrt(entries)
         return unless_overflow(8 * unit * size + 8 * TINY32 * math.sqrt(entries), size, unit)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class ReLU(Activation):
-    """max(z, 0). Slopes 0 and 1; no second derivative, so no curvature bound holds.
-
-    Published: Theorem 4.1 with the Jacobian at x. Unsound: at x = -1, h(x) = ReLU(x) has Jacobian 0, hence an
-    infinite "bound", and r = 1 + kappa moves the output by kappa.
-    """
-
-    @property
-    def slopes(self) -> tuple[float, float]:
-        """0 and 1."""
-        return 0.0, 1.0
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """max(z, 0)."""
-        return inputs[0].relu()
-
-    @property
-    def rounds(self) -> bool:
-        """Exact."""
-        return False
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class LeakyReLU(Activation):
-    """z for z >= 0, slope * z otherwise, with slope >= 0."""
-
-    slope: float
-
-    def __post_init__(self) -> None:
-        assert self.slope >= 0.0, "the frontends refuse leaky ReLUs that decrease"
-
-    @property
-    def slopes(self) -> tuple[float, float]:
-        """The two slopes in increasing order."""
-        return min(self.slope, 1.0), max(self.slope, 1.0)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Max of z and slope * z where slope <= 1."""
-        return functional.leaky_relu(inputs[0], self.slope)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Sigmoid(Activation):
-    """s(z) = 1 / (1 + exp(-z)). s' = s (1 - s) in (0, 1/4]; abs(s'') <= 1 / (6 sqrt(3)), at s = (3 +- sqrt 3) / 6."""
-
-    @property
-    def slopes(self) -> tuple[float, float]:
-        """0 and 1/4."""
-        return 0.0, 0.25
-
-    @property
-    def curvature(self) -> float:
-        """1 / (6 sqrt(3)) = 0.0962."""
-        return 1 / (6 * math.sqrt(3)) * (1 + 1e-12)
-
-    @property
-    def at_zero(self) -> float:
-        """1/2."""
-        return 0.5
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """s(z)."""
-        return inputs[0].sigmoid()
-
-    def derivative_upper(self, z: Tensor) -> Tensor:
-        """s(z) s(-z), which does not cancel; a few roundings added."""
-        return (z.sigmoid() * (-z).sigmoid() * (1 + 1e-5) + 1e-30).clamp_max(0.25)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Tanh(Activation):
-    """tanh(z). Slopes in (0, 1]; abs(tanh'') = 2 abs(t) (1 - t^2) <= 4 / (3 sqrt(3)), at t^2 = 1/3."""
-
-    @property
-    def slopes(self) -> tuple[float, float]:
-        """0 and 1."""
-        return 0.0, 1.0
-
-    @property
-    def curvature(self) -> float:
-        """4 / (3 sqrt(3)) = 0.7698."""
-        return 4 / (3 * math.sqrt(3)) * (1 + 1e-12)
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """tanh(z)."""
-        return inputs[0].tanh()
-
-    def derivative_upper(self, z: Tensor) -> Tensor:
-        """1 - tanh(z)^2 = 4 s(2z) s(-2z) with the logistic s, which does not cancel."""
-        return (4 * (2 * z).sigmoid() * (-2 * z).sigmoid() * (1 + 1e-5) + 1e-30).clamp_max(1.0)
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Softplus(Activation):
-    """log(1 + exp(beta z)) / beta, replaced by z where beta z > threshold, as PyTorch does.
-
-    The exact function without the threshold is what is bounded: slopes in (0, 1), abs(g'') <= beta / 4. The
-    replacement changes it by at most exp(-threshold) / beta, which `noise` counts with the rounding.
-    """
-
-    beta: float
-    threshold: float
-
-    def __post_init__(self) -> None:
-        assert self.beta > 0.0, "the frontends refuse softplus with beta <= 0"
-
-    @property
-    def slopes(self) -> tuple[float, float]:
-        """0 and 1."""
-        return 0.0, 1.0
-
-    @property
-    def curvature(self) -> float:
-        """beta / 4."""
-        return self.beta / 4
-
-    @property
-    def at_zero(self) -> float:
-        """log(2) / beta."""
-        return math.log(2) / self.beta
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """The softplus as PyTorch computes it."""
-        return functional.softplus(inputs[0], self.beta, self.threshold)
-
-    def derivative_upper(self, z: Tensor) -> Tensor:
-        """The logistic function of beta z, with a few roundings added (beta z itself is rounded)."""
-        scaled = self.beta * z
-        return ((scaled + scaled.abs() * 1e-6).sigmoid() * (1 + 1e-5) + 1e-30).clamp_max(1.0)
-
-    def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
-        """Rounding, and what the threshold leaves out, for each entry."""
-        replaced = math.exp(min(-self.threshold, 700.0)) / self.beta * math.sqrt(math.prod(self.input_shape))
-        return super().noise(*norms, unit=unit) + replaced

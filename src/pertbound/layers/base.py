@@ -9,22 +9,17 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from functools import cached_property
-from typing import final
 
 import torch
 from torch import Tensor
 
 from pertbound.errors import UnsupportedLayerError
-from pertbound.numerics import TINY32, UNIT32, gamma, row_norms_upper, spectral_norm_upper
+from pertbound.forms import Duals, Form, Pulled, Region, total
+from pertbound.numerics import UNIT32, gamma
+from pertbound.sets import Box
 
 Shape = tuple[int, ...]
 """The shape of one sample, without the batch dimension."""
-
-DENSE_SIDE = 4096
-DENSE_ENTRIES = 2**25
-"""A linear map is written out as a matrix (float64) when its smaller side and its size are at most these."""
 
 
 class Layer(ABC):
@@ -40,6 +35,16 @@ class Layer(ABC):
 
         `radii` and the result share one shape; `at` is what `local` returned for the samples, or None for a
         bound that holds everywhere.
+        """
+
+    @abstractmethod
+    def interval(self, *boxes: Box) -> Box:
+        """A box that holds the layer's exact output for all inputs within the boxes; (batch, *shape) each.
+
+        Exact means real arithmetic at every real point of the boxes: what the computation of the ends rounds is
+        part of the result. Computed in the dtype of the boxes, with the roundings of that dtype (outside autocast
+        and reduced precision). Ends may be infinite; where an end is NaN, the outputs that read it are NaN or
+        unbounded. With denormals flushed (`torch.set_flush_denormal`), denormal ends and weights are read as zero.
         """
 
     def local(self, *inputs: Tensor) -> Tensor | None:
@@ -61,6 +66,34 @@ class Layer(ABC):
             raise NotImplementedError(f"{type(self).__name__} rounds, but does not say how much")
         return torch.zeros_like(norms[0])
 
+    def undecided(self, box: Box) -> Tensor:
+        """The input's entries whose interval the relaxation on this box is loose about, bool of the box's shape."""
+        return torch.zeros_like(box.lower, dtype=torch.bool)
+
+    def start(self, inputs: tuple[Region, ...], form: Form, *, curved: bool) -> Duals:
+        """Free variables to begin with, for items in these regions whose form at this layer's output is `form`.
+
+        `curved` says whether the layer may add curvature.
+        """
+        del inputs, form, curved
+        return Duals()
+
+    def pull_back(self, form: Form, inputs: tuple[Region, ...], output: Region, duals: Duals) -> Pulled:
+        """Forms of the inputs' displacements, and a constant, that together are never above `form` of the output's.
+
+        This one, for layers without a relaxation, knows the output's box and radius only: <a, d> is at least what it
+        is at an end of the box, and norm(d) at most the radius.
+        """
+        del duals
+        low, high = output.box.lower - output.value, output.box.upper - output.value
+        a = form.linear
+        constant = total(
+            torch.minimum(a * low, a * high), (a * output.value).abs() + a.abs() * (low.abs() + high.abs())
+        )
+        if form.curvature is not None:
+            constant = constant - form.curvature / 2 * output.radius * output.radius * (1 + 1e-12)
+        return Pulled(tuple(Form(torch.zeros_like(region.value)) for region in inputs), constant)
+
     def published_kappa(self, kappa: Tensor) -> Tensor:
         """Peck et al. (2017): the robustness of this layer's input, given `kappa`, that of its output.
 
@@ -71,145 +104,27 @@ class Layer(ABC):
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Linear(Layer):
-    """An affine map y = A x + b. Its modulus is norm(A) rho, exact in the worst case."""
+def reserve(terms: int, dtype: torch.dtype) -> float:
+    """q = g / (1 - g) with g = gamma(terms): a computed size, times q, is at least g times the exact size.
 
-    input_shape: Shape
-
-    @abstractmethod
-    def apply(self, x: Tensor) -> Tensor:
-        """A x, without b, in the dtype of x; shape (batch, *input_shape) to (batch, *output_shape)."""
-
-    @abstractmethod
-    def absolute(self) -> Linear:
-        """The same map with the absolute values of A's entries and without b."""
-
-    @property
-    @abstractmethod
-    def terms(self) -> int:
-        """The largest number of products summed for one output entry; 0 when nothing is computed."""
-
-    @cached_property
-    def bias_norm_upper(self) -> float:
-        """An upper bound on norm(b)."""
-        return 0.0
-
-    def structural_norm_upper(self) -> float:
-        """A bound on norm(A) that uses the map's structure, for maps too large to write out."""
-        return math.inf
-
-    @property
-    def rounds(self) -> bool:
-        """Whether any product is computed."""
-        return self.terms > 0
-
-    @final
-    def modulus(self, *radii: Tensor, at: Tensor | None = None) -> Tensor:
-        """norm(A (x + r) - A x) = norm(A r) <= norm(A) rho."""
-        return self.norm_upper * radii[0]
-
-    def transpose(self, y: Tensor) -> Tensor:
-        """A^T y, of shape (batch, *input_shape)."""
-        with torch.inference_mode(False), torch.enable_grad():
-            start = torch.zeros(len(y), *self.input_shape, dtype=y.dtype, device=y.device, requires_grad=True)
-            (result,) = torch.autograd.grad(self.apply(start), start, y.reshape(-1, *self.output_shape))
-        return result
-
-    @cached_property
-    def output_shape(self) -> Shape:
-        """The shape of one output sample."""
-        return tuple(self.apply(torch.zeros(1, *self.input_shape, device=self.device)).shape[1:])
-
-    @property
-    def device(self) -> torch.device:
-        """Where the layer's tensors are."""
-        return next((v.device for v in vars(self).values() if isinstance(v, Tensor)), torch.device("cpu"))
-
-    @cached_property
-    def norm_upper(self) -> float:
-        """An upper bound on the operator norm of A at the layer's true input size."""
-        if self.terms == 0:
-            return 1.0
-        bounds = [self.absolute_norm_upper]
-        matrix = self.matrix()
-        bounds.append(self.structural_norm_upper() if matrix is None else spectral_norm_upper(matrix))
-        return min(bounds)
-
-    @cached_property
-    def absolute_norm_upper(self) -> float:
-        """An upper bound on the operator norm of abs(A) (entrywise), hence also on that of A.
-
-        Schur's test with a positive vector v: norm(A)^2 <= max_i (B^T B v)_i / v_i for B = abs(A) (Collatz and
-        Wielandt). Any v is sound; a few steps of power iteration from ones make it nearly exact.
-        """
-        if self.terms == 0:
-            return 1.0
-        positive = self.absolute()
-        v = torch.ones(1, *self.input_shape, dtype=torch.float64, device=self.device)
-        size = float(positive.apply(v).amax())  # of the entries of B, so that B^T B v / size^2 cannot underflow
-        if not 0.0 < size < math.inf:
-            return size
-        largest = math.inf
-        for _ in range(4):
-            image = positive.transpose(positive.apply(v) / size) / size
-            largest = min(largest, float((image / v).amax()))
-            v = image / image.amax() + 1e-6
-        outputs = math.prod(self.output_shape)
-        return size * math.sqrt(largest) * (1 + gamma(self.terms + outputs + 16))
-
-    @cached_property
-    def row_norms_upper(self) -> Tensor:
-        """Upper bounds on the Euclidean norms of A's rows, of shape (*output_shape,), float64."""
-        matrix = self.matrix(always=True)
-        assert matrix is not None
-        if matrix.shape[0] != math.prod(self.output_shape) or matrix.shape[1] != math.prod(self.input_shape):
-            matrix = matrix.mT
-        return row_norms_upper(matrix).reshape(self.output_shape)
-
-    @final
-    def matrix(self, *, always: bool = False) -> Tensor | None:
-        """A written out in float64, (outputs, inputs) flattened; None when too large (unless `always`)."""
-        return matrix_of((self,), always=always)
-
-    def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
-        """gamma_{n+2} (norm(abs(A)) norm(x) + norm(b)), and what flushing small numbers to zero can lose.
-
-        Every partial sum is at most norm(abs(A)) norm(x) + norm(b), so nothing overflows where that is small enough.
-        """
-        if not self.rounds:
-            return torch.zeros_like(norms[0])
-        inputs, outputs = math.prod(self.input_shape), math.prod(self.output_shape)
-        size = self.absolute_norm_upper * norms[0] + self.bias_norm_upper
-        flushed = 2 * (self.terms + 1) * math.sqrt(outputs) + self.absolute_norm_upper * math.sqrt(inputs)
-        return unless_overflow(gamma(self.terms + 2, unit) * size + flushed * TINY32, size, unit)
-
-
-def matrix_of(chain: tuple[Linear, ...], *, always: bool = False) -> Tensor | None:
-    """The matrix of a product of linear maps, outermost first, (outputs, inputs) flattened, in float64.
-
-    Each row is a unit vector pulled back, or each column one pushed on, whichever are fewer. None when the
-    product is larger than `DENSE_SIDE` and `DENSE_ENTRIES` allow.
+    Provided that the size is a sum of positive terms, computed with at most `terms` roundings, which leave at
+    least 1 - g of it. Infinite where gamma says nothing.
     """
-    inner, outer = chain[-1], chain[0]
-    inputs, outputs = math.prod(inner.input_shape), math.prod(outer.output_shape)
-    forward = inputs <= outputs
-    side, other = min(inputs, outputs), max(inputs, outputs)
-    if not always and (side > DENSE_SIDE or side * other > DENSE_ENTRIES):
-        return None
-    shape = inner.input_shape if forward else outer.output_shape
-    device = next((layer.device for layer in chain if layer.device.type != "cpu"), torch.device("cpu"))
-    matrix = torch.empty(side, other, dtype=torch.float64, device=device)
-    rows = max(256, 2**25 // other)
-    for start in range(0, side, rows):
-        stop = min(start + rows, side)
-        block = torch.zeros(stop - start, side, dtype=torch.float64, device=device)
-        block[torch.arange(stop - start), torch.arange(start, stop)] = 1.0
-        value = block.reshape(-1, *shape)
-        for layer in reversed(chain) if forward else chain:
-            value = layer.apply(value) if forward else layer.transpose(value)
-        matrix[start:stop] = value.reshape(stop - start, -1)
-    return matrix.mT if forward else matrix
+    g = gamma(terms, torch.finfo(dtype).eps / 2)
+    return g / (1 - g) if g < 1 else math.inf
+
+
+def outward(lower: Tensor, upper: Tensor, below: Tensor, above: Tensor) -> Box:
+    """[lower - below, upper + above], each end moved out by one number for the rounding of this very step.
+
+    An end that is NaN, or infinite on the wrong side, comes of an overflow, and is opened.
+    """
+    low, high = lower - below, upper + above
+    infinity = low.new_tensor(math.inf)
+    return Box(
+        torch.where(low < math.inf, torch.nextafter(low, -infinity), -infinity),
+        torch.where(high > -math.inf, torch.nextafter(high, infinity), infinity),
+    )
 
 
 def unless_overflow(noise: Tensor, size: Tensor, unit: float) -> Tensor:

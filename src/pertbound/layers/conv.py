@@ -10,9 +10,10 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn import functional, grad
 
-from pertbound.layers.base import Linear, require_finite
+from pertbound.layers.base import require_finite
+from pertbound.layers.linear import Linear
 from pertbound.numerics import convolution_norm_upper, frobenius_norm_upper, row_norms_upper
 
 _CONVOLVE: dict[int, Callable[..., Tensor]] = {
@@ -20,6 +21,7 @@ _CONVOLVE: dict[int, Callable[..., Tensor]] = {
     2: functional.conv2d,
     3: functional.conv3d,
 }
+_TRANSPOSE: dict[int, Callable[..., Tensor]] = {1: grad.conv1d_input, 2: grad.conv2d_input, 3: grad.conv3d_input}
 
 
 @final
@@ -52,6 +54,22 @@ class Conv(Linear):
         """The convolution without its bias."""
         return self._convolve(x, self.weight.to(x.dtype), None)
 
+    def transpose(self, y: Tensor) -> Tensor:
+        """The derivative of the convolution by its input, without computing the convolution first.
+
+        For few input channels, a matrix product whose windows are then added up: up to six times as fast in float32.
+        """
+        shape = (len(y), *self.input_shape)
+        y = y.reshape(-1, *self.output_shape)
+        if len(self.stride) == 2 and self.groups == 1 and self.input_shape[0] <= 4 and y.dtype == torch.float32:
+            windows = self.weight.flatten(1).mT @ y.flatten(2)
+            high, wide = self.input_shape[1:]
+            kernel = (self.weight.shape[2], self.weight.shape[3])
+            options: Any = {"dilation": self.dilation, "padding": self.padding, "stride": self.stride}
+            return functional.fold(windows, (high, wide), kernel, **options)
+        pull: Any = _TRANSPOSE[len(self.stride)]
+        return pull(shape, self.weight.to(y.dtype), y, self.stride, self.padding, self.dilation, self.groups)
+
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         convolve: Any = _CONVOLVE[len(self.stride)]
         return convolve(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
@@ -67,6 +85,10 @@ class Conv(Linear):
     def terms(self) -> int:
         """The kernel's number of entries for one output channel."""
         return self.weight[0].numel()
+
+    def bias_in(self, dtype: torch.dtype) -> Tensor | None:
+        """b, once for each channel."""
+        return None if self.bias is None else self.bias.to(dtype).reshape(-1, *(1 for _ in self.stride))
 
     @cached_property
     def bias_norm_upper(self) -> float:

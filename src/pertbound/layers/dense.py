@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pertbound.layers.base import Linear, require_finite
+from pertbound.layers.base import require_finite
+from pertbound.layers.linear import Linear
 from pertbound.numerics import frobenius_norm_upper, row_norms_upper, spectral_norm_upper
 
 
@@ -49,12 +50,16 @@ class Dense(Linear):
 
     def absolute(self) -> Dense:
         """The layer with abs(W) and no bias."""
-        return Dense(self.input_shape, self.weight.to(torch.float64).abs(), None)
+        return Dense(self.input_shape, self.weight.abs(), None)
 
     @property
     def terms(self) -> int:
         """The number of inputs."""
         return self.weight.shape[1]
+
+    def bias_in(self, dtype: torch.dtype) -> Tensor | None:
+        """b, over the last dimension."""
+        return None if self.bias is None else self.bias.to(dtype)
 
     @cached_property
     def bias_norm_upper(self) -> float:

@@ -8,8 +8,11 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pertbound.layers.base import Layer, unless_overflow
+from pertbound.forms import Duals, Form, Pulled, Region
+from pertbound.forms import norms as norms_of
+from pertbound.layers.base import Layer, outward, reserve, unless_overflow
 from pertbound.numerics import UNIT32
+from pertbound.sets import Box
 
 
 @final
@@ -27,6 +30,31 @@ class Add(Layer):
     def modulus(self, *radii: Tensor, at: Tensor | None = None) -> Tensor:
         """rho_1 + ... + rho_k."""
         return torch.stack(torch.broadcast_tensors(*radii)).sum(0)
+
+    def interval(self, *boxes: Box) -> Box:
+        """The sums of the ends; k - 1 additions each, in the sum and in the sum of its absolute values."""
+        dtype, count = boxes[0].lower.dtype, len(boxes)
+        lowers, uppers = [box.lower for box in boxes], [box.upper for box in boxes]
+        q, flushed = reserve(count + 4, dtype), count * torch.finfo(dtype).tiny
+        below = q * self.forward(*(end.abs() for end in lowers)) + flushed
+        above = q * self.forward(*(end.abs() for end in uppers)) + flushed
+        return outward(self.forward(*lowers), self.forward(*uppers), below, above)
+
+    def pull_back(self, form: Form, inputs: tuple[Region, ...], output: Region, duals: Duals) -> Pulled:
+        """<a, sum d_i> = sum <a, d_i>, and norm(sum d_i)^2 <= k sum norm(d_i)^2 (Cauchy and Schwarz).
+
+        In float64, what the computed sum was rounded by (`noise`) is taken off, as in `Linear.pull_back`.
+        """
+        del duals
+        q, count = form.curvature, len(inputs)
+        constant = torch.zeros_like(output.radius)
+        if form.linear.dtype == torch.float64:
+            size = norms_of(form.linear) * (1 + 1e-9) + form.linear[0].numel() * 2.0**-500
+            constant = constant - size * output.noise
+            if q is not None:
+                constant = constant - q * 1e9 * output.noise * output.noise
+                q = q * (1 + 1e-8)
+        return Pulled((Form(form.linear, None if q is None else q * count),) * count, constant)
 
     def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
         """Each of the k - 1 additions is off by at most one unit roundoff of a partial sum."""
@@ -53,6 +81,17 @@ class Concat(Layer):
         """The concatenation."""
         return torch.cat(inputs, self.dim)
 
+    def pull_back(self, form: Form, inputs: tuple[Region, ...], output: Region, duals: Duals) -> Pulled:
+        """Each input's part of the form; exact, because squared norms add."""
+        del duals
+        sizes = [region.value.shape[self.dim] for region in inputs]
+        parts = form.linear.split(sizes, self.dim)
+        return Pulled(tuple(Form(part, form.curvature) for part in parts), torch.zeros_like(output.radius))
+
     def modulus(self, *radii: Tensor, at: Tensor | None = None) -> Tensor:
         """sqrt(rho_1^2 + ... + rho_k^2)."""
         return torch.linalg.vector_norm(torch.stack(torch.broadcast_tensors(*radii)), dim=0)
+
+    def interval(self, *boxes: Box) -> Box:
+        """The ends side by side; exact."""
+        return Box(self.forward(*(box.lower for box in boxes)), self.forward(*(box.upper for box in boxes)))

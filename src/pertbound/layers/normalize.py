@@ -10,8 +10,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pertbound.layers.base import Linear, Shape, require_finite
+from pertbound.layers.base import Shape, outward, require_finite
+from pertbound.layers.linear import Linear
 from pertbound.numerics import frobenius_norm_upper
+from pertbound.sets import Box
 
 
 @final
@@ -64,6 +66,29 @@ class Diagonal(Linear):
     def terms(self) -> int:
         """One product for each output."""
         return 1
+
+    def bias_in(self, dtype: torch.dtype) -> Tensor | None:
+        """The shift."""
+        return self.shift.to(dtype)
+
+    def interval(self, *boxes: Box) -> Box:
+        """Each end where the scale's sign sends it; tighter than the general form where an end is infinite.
+
+        scale * x + shift is off by four roundings (of scale, shift, product and sum), and by what flushing to
+        zero can lose: the smallest normal number for each of shift, product and sum, and that times x for scale.
+        """
+        (box,) = boxes
+        falling, zero = self.scale < 0, self.scale == 0
+
+        def end(rising_end: Tensor, falling_end: Tensor) -> tuple[Tensor, Tensor]:
+            x = torch.where(falling, falling_end, rising_end)
+            x = x.masked_fill(zero & x.isinf(), 0.0)
+            product, shift = self.apply(x), self.shift.to(x.dtype)
+            info = torch.finfo(x.dtype)
+            return product + shift, 4 * info.eps * (product.abs() + shift.abs()) + 4 * info.tiny * (1 + x.abs())
+
+        (lower, below), (upper, above) = end(box.lower, box.upper), end(box.upper, box.lower)
+        return outward(lower, upper, below, above)
 
     @cached_property
     def bias_norm_upper(self) -> float:

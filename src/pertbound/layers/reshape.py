@@ -10,7 +10,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pertbound.layers.base import Linear, Shape
+from pertbound.layers.base import Shape
+from pertbound.layers.linear import Linear
+from pertbound.sets import Box
 
 
 @final
@@ -44,6 +46,10 @@ class Reshape(Linear):
     def row_norms_upper(self) -> Tensor:
         """Each output is one input."""
         return torch.ones((), dtype=torch.float64).expand(self.shape)
+
+    def interval(self, *boxes: Box) -> Box:
+        """The same ends in another shape; exact."""
+        return Box(self.forward(boxes[0].lower), self.forward(boxes[0].upper))
 
     def published_kappa(self, kappa: Tensor) -> Tensor:
         """Not mentioned in the paper, and needs no theorem: kappa."""

@@ -1,0 +1,184 @@
+"""Certificates from relaxations: interval arithmetic, linear relaxation, and quadratic relaxation with its ascent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from pertbound.ascent import Ascent
+from pertbound.certificates.base import Certificate
+from pertbound.certificates.lipschitz import Lipschitz
+from pertbound.errors import InputError
+from pertbound.graph import INPUT, Graph
+from pertbound.problem import Certified, Guarantee, Problem
+from pertbound.regions import Rest, take
+from pertbound.relaxation import margin_at_rest, margin_form, pull_to_input, wrong_classes
+from pertbound.search import best_reach
+from pertbound.sets import Ball
+
+MEMORY = 2**30
+"""Bytes that a batch's tensors may take, unless an option says otherwise."""
+COPIES = 40
+"""How many tensors of a node's size are alive at once for each item, at most, in float32."""
+
+Work = Callable[[Rest, Tensor, Tensor], Tensor]
+"""From samples at rest, their reference classes and their Lipschitz radii to certified radii, (samples,) float64."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Interval(Certificate):
+    """The boxes of `Rest.regions` at the logits, nothing else: interval arithmetic (Gowal et al. 2018) intersected at
+    every layer with the ball of the Lipschitz moduli.
+
+    `passes` radii are tried at most. Cheap, and tight only where the perturbation is very small.
+    """
+
+    passes: int = 12
+
+    @property
+    def name(self) -> str:
+        """interval."""
+        return "interval"
+
+    def certify(self, problem: Problem) -> Certified:
+        """The radii of one batch."""
+
+        def work(rest: Rest, reference: Tensor, lipschitz: Tensor) -> Tensor:
+            own = torch.nn.functional.one_hot(reference, rest.graph.classes).to(torch.bool)
+
+            def certified(rows: Tensor, reach: Tensor) -> Tensor:
+                box = rest.take(rows).regions(problem.within, reach)[rest.graph.output.name].box
+                lowest = box.lower[own[rows]]
+                return torch.where(lowest > box.upper.masked_fill(own[rows], -torch.inf).amax(1), reach, 0.0)
+
+            return best_reach(certified, lipschitz, passes=self.passes)
+
+        return _relaxed(problem, self.name, MEMORY, work)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class LinearRelaxation(Certificate):
+    """Backward substitution of linear bounds (CROWN: Zhang et al. 2018) on the boxes of `Rest.regions`.
+
+    Each activation is replaced by a line below or above it on its box, each pooling window by a convex combination or a
+    sum of its entries' slopes; the resulting linear function of the input is minimised over the ball, and over the
+    input's box where there is one. `tighten` computes the boxes of all hidden layers in the same way first, which costs
+    one pass for each neuron that is not decided; with it, and without the intersection with the Lipschitz ball, this
+    is CROWN. One pass certifies a radius, not a verdict; at most `passes` are needed for the best radius.
+
+    `memory` is what a batch's tensors may take, in bytes.
+    """
+
+    tighten: bool = True
+    passes: int = 8
+    memory: int = MEMORY
+
+    @property
+    def name(self) -> str:
+        """linear, or linear(plain boxes) where boxes are not tightened."""
+        return "linear" if self.tighten else "linear(plain boxes)"
+
+    def certify(self, problem: Problem) -> Certified:
+        """The radii of one batch."""
+
+        def work(rest: Rest, reference: Tensor, lipschitz: Tensor) -> Tensor:
+            def certified(rows: Tensor, reach: Tensor) -> Tensor:
+                return linear_radius(rest.take(rows), problem.within, reference[rows], reach, self.tighten, self.memory)
+
+            return best_reach(certified, lipschitz, passes=self.passes)
+
+        return _relaxed(problem, self.name, self.memory, work)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class QuadraticRelaxation(Certificate):
+    """Backward substitution of quadratic bounds, whose free variables climb together with the radius (`ascent.py`).
+
+    Linear relaxation pays for every undecided neuron by itself; a ball of hidden displacements pays for all of them at
+    once (SDP-CROWN: Chiu et al. 2025). Here the ball is not fixed beforehand but part of the bound: curvature is pulled
+    back through every layer, exactly at a centre that is free (`Linear.pull_back`). docs/theory.md has the proofs.
+
+    `steps` of Adam for each pair of a sample and a wrong class, fewer where a round of them gains less than `tolerance`
+    relatively. `memory` is what a batch's tensors may take, in bytes.
+    """
+
+    steps: int = 60
+    tolerance: float = 1e-3
+    memory: int = MEMORY
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0 <= self.tolerance < 1:
+            raise InputError(f"QuadraticRelaxation needs steps >= 1 and 0 <= tolerance < 1, got {self}")
+
+    @property
+    def name(self) -> str:
+        """quadratic, with its steps."""
+        return f"quadratic({self.steps})"
+
+    def certify(self, problem: Problem) -> Certified:
+        """The radii of one batch."""
+
+        def work(rest: Rest, reference: Tensor, lipschitz: Tensor) -> Tensor:
+            ascent = Ascent(rest, problem.within, reference, lipschitz, curved=True)
+            ascent.climb(self.steps, tolerance=self.tolerance)
+            return ascent.proved()
+
+        return _relaxed(problem, self.name, self.memory, work)
+
+
+def linear_radius(rest: Rest, ball: Ball, reference: Tensor, reach: Tensor, tighten: bool, memory: int) -> Tensor:
+    """The radius up to `reach` (samples,) that linear relaxation on boxes that hold up to `reach` proves; float64."""
+    graph = rest.graph
+    regions = rest.regions(ball, reach, tighten=memory if tighten else None)
+    sample, other = wrong_classes(reference, graph.classes)
+    items = take(regions, sample)
+    form = margin_form(reference[sample], other, graph.classes, torch.float64)
+    with torch.no_grad():
+        ground = pull_to_input(graph, form, graph.output.name, items)
+        margin = margin_at_rest(rest.logits, reference, sample, other)
+        return ground.proved(margin, ball, items[INPUT].value, reach, sample)
+
+
+def _relaxed(problem: Problem, name: str, memory: int, work: Work) -> Certified:
+    """Ask `work` about the samples that Lipschitz certifies at all, in pieces that fit the memory."""
+    simple = Lipschitz().certify(problem)
+    radius = torch.zeros_like(simple.radius)
+    rows = (simple.radius > 0).nonzero().flatten()
+    with torch.no_grad(), _flushed_denormals():
+        for part in rows.split(samples_at_once(problem.network, memory)):
+            rest = Rest.of(problem.network, problem.x[part])
+            radius[part] = torch.nan_to_num(work(rest, simple.reference[part], simple.radius[part]), nan=0.0)
+    guarantee = Guarantee(problem.within.norm_name, problem.within.domain)
+    return Certified(radius, simple.reference, simple.predicted, name, guarantee)
+
+
+def samples_at_once(graph: Graph, memory: int) -> int:
+    """How many samples' items, all wrong classes of each, fit into `memory` bytes; at least 1."""
+    sizes = [math.prod(graph.input_shape)]
+
+    def see(_node: object, _inputs: object, value: Tensor) -> None:
+        sizes.append(value[0].numel())
+
+    graph.run(torch.zeros(1, *graph.input_shape, dtype=graph.dtype, device=graph.device), see)
+    return max(1, memory // (4 * COPIES * sum(sizes) * (graph.classes - 1)))
+
+
+@contextmanager
+def _flushed_denormals() -> Generator[None]:
+    """Denormal numbers, which slow an ascent down fifty times, count as zero meanwhile."""
+    tiny = torch.full((1,), 1e-310, dtype=torch.float64)
+    before = float(tiny * 1.0) == 0.0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)

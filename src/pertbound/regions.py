@@ -1,0 +1,125 @@
+"""What is known of every node's value when the input moves within a ball: boxes and radii, per sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from pertbound.forms import Form, Region, Regions, wide
+from pertbound.graph import INPUT, Graph, Node
+from pertbound.layers import Linear
+from pertbound.push import Push, Summary
+from pertbound.relaxation import pull_to_input
+from pertbound.sets import Ball, Box
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Rest:
+    """A batch of samples at rest, in float64: the values of all nodes, and what the push needs to know of them."""
+
+    graph: Graph
+    values: dict[str, Tensor]
+    summary: Summary
+
+    @staticmethod
+    def of(graph: Graph, x: Tensor) -> Rest:
+        """Run the batch x (samples, *input_shape) once."""
+        values = {INPUT: x.to(torch.float64)}
+
+        def keep(node: Node, _: tuple[Tensor, ...], value: Tensor) -> None:
+            values[node.name] = value
+
+        _, summary = graph.derive(Push).summarise(values[INPUT], keep)
+        return Rest(graph, values, summary)
+
+    @property
+    def x(self) -> Tensor:
+        """The samples."""
+        return self.values[INPUT]
+
+    @property
+    def logits(self) -> Tensor:
+        """The logits, (samples, classes)."""
+        return self.values[self.graph.output.name]
+
+    def take(self, rows: Tensor) -> Rest:
+        """The samples of those rows."""
+        noise: dict[str, Tensor | float] = {
+            name: v[rows] if isinstance(v, Tensor) else v for name, v in self.summary.noise.items()
+        }
+        steepest = {name: v[rows] for name, v in self.summary.steepest.items()}
+        jacobian = {name: v[rows] for name, v in self.summary.jacobian.items()}
+        values = {name: v[rows] for name, v in self.values.items()}
+        return Rest(self.graph, values, Summary(noise, steepest, jacobian))
+
+    def regions(self, ball: Ball, eps: Tensor, *, tighten: int | None = None) -> Regions:
+        """The regions for inputs within `ball` of radius eps (samples,) around each sample; float64, sound.
+
+        At every node the box is the intersection of what intervals say (`Layer.interval` of the boxes before), what the
+        radius of the node says, and, behind a linear layer, what the radius of its input and the norm of each row say.
+        With `tighten`, a number of bytes to work in, also of what linear relaxation says of the entries that the layer
+        reading them is undecided about. All of these hold the node's exact value at the sample, so no intersection is
+        empty.
+        """
+        graph, eps = self.graph, eps.to(torch.float64)
+        radii = graph.derive(Push).radii(ball.l2_radius(eps, graph.input_shape)[:, None], self.summary)
+        readers = {name: node.layer for node in graph.nodes for name in node.inputs}
+        zero = torch.zeros_like(eps)
+        found: Regions = {INPUT: Region(self.x, ball.bounds(self.x, eps), radii[INPUT].squeeze(1), zero)}
+        for node in graph.nodes:
+            value, radius = self.values[node.name], radii[node.name].squeeze(1)
+            noise = self.summary.noise[node.name]
+            noise = noise.squeeze(1) if isinstance(noise, Tensor) else zero + noise
+            reach = wide(radius, value)
+            if isinstance(node.layer, Linear) and node.layer.terms:
+                rows = wide(radii[node.inputs[0]], value) * node.layer.row_norms_upper
+                reach = torch.minimum(reach, (rows + wide(noise, value)) * (1 + 1e-12))
+            box = node.layer.interval(*(found[name].box for name in node.inputs))
+            found[node.name] = Region(value, _within(box, value, reach), radius, noise)
+            if tighten is not None and node.name in readers and any(name != INPUT for name in node.inputs):
+                undecided = readers[node.name].undecided(found[node.name].box)
+                box = tightened(graph, node.name, found, undecided, ball, eps, tighten)
+                found[node.name] = Region(value, box, radius, noise)
+        return found
+
+
+def tightened(graph: Graph, name: str, regions: Regions, entries: Tensor, ball: Ball, eps: Tensor, memory: int) -> Box:
+    """The box of node `name`, smaller where `entries` (samples, *shape) says so: by linear relaxation up to that node.
+
+    Each entry is pulled back to the input twice, upwards and downwards, in pieces that fit `memory` bytes.
+    """
+    region = regions[name]
+    lower, upper = region.box.lower.flatten(1).clone(), region.box.upper.flatten(1).clone()
+    sample, entry = entries.flatten(1).nonzero(as_tuple=True)
+    sizes = sum(part.value[0].numel() for part in regions.values())
+    with torch.no_grad():
+        for at in range(0, len(sample), piece := max(1, memory // (8 * 20 * sizes))):
+            rows, columns = sample[at : at + piece], entry[at : at + piece]
+            some = take(regions, rows)
+            unit = torch.zeros(len(rows), lower.shape[1], dtype=torch.float64, device=eps.device)
+            unit[torch.arange(len(rows)), columns] = 1.0
+            value = region.value.flatten(1)[rows, columns]
+            for sign, ends in ((1.0, lower), (-1.0, upper)):
+                form = Form(sign * unit.reshape(-1, *region.value.shape[1:]))
+                least = pull_to_input(graph, form, name, some).lower(ball, some[INPUT].value, eps[rows])
+                # the exact value is off the computed one by at most the noise, which is part of the pulled form
+                bound = value + sign * least
+                bound = bound - sign * 2.0**-52 * (value.abs() + least.abs())
+                tighter = torch.fmax(ends[rows, columns], bound) if sign > 0 else torch.fmin(ends[rows, columns], bound)
+                ends[rows, columns] = tighter
+    return Box(lower.reshape(region.value.shape), upper.reshape(region.value.shape))
+
+
+def take(regions: Regions, rows: Tensor, dtype: torch.dtype = torch.float64) -> Regions:
+    """The regions of those rows, in that dtype."""
+    return {name: region.take(rows).to(dtype) for name, region in regions.items()}
+
+
+def _within(box: Box, value: Tensor, reach: Tensor) -> Box:
+    """The box intersected with value +- reach, rounded outwards."""
+    room = reach + 4e-16 * (value.abs() + reach)
+    return Box(torch.maximum(box.lower, value - room), torch.minimum(box.upper, value + room))

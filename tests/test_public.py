@@ -12,11 +12,11 @@ import pytest
 import pertbound as pb
 
 NAMES = [
-    "Attack", "Ball", "Bracket", "Certificate", "Certified", "ConversionError", "CurvatureFree", "DDN", "DataError",
-    "Estimate", "Estimator", "FastGradientSign", "Graph", "Guarantee", "InputError", "Interval", "LinearRelaxation",
-    "Lipschitz", "ModelFileError", "PertboundError", "Published", "QuadraticRelaxation", "RunError",
-    "Softened", "UnsupportedLayerError", "Witness", "attack", "bracket",
-    "certify", "from_pt2", "from_torch",
+    "Attack", "Auto", "Ball", "Bracket", "BranchAndBound", "Certificate", "Certified", "ConversionError",
+    "CurvatureFree", "DDN", "DataError", "Estimate", "Estimator", "FastGradientSign", "Graph", "Guarantee",
+    "InputError", "Interval", "LinearRelaxation", "Lipschitz", "ModelFileError", "PertboundError", "Published",
+    "QuadraticRelaxation", "RunError", "Softened", "UnsupportedLayerError", "Witness", "attack", "bracket", "certify",
+    "from_pt2", "from_torch",
 ]  # fmt: skip
 
 

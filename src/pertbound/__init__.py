@@ -6,6 +6,8 @@ From below with a guarantee (`certify`), from above with a witness (`attack`), b
 from pertbound.attacks import DDN, Attack, FastGradientSign, attack
 from pertbound.bracket import Bracket, bracket
 from pertbound.certificates import (
+    Auto,
+    BranchAndBound,
     Certificate,
     CurvatureFree,
     Estimator,
@@ -33,8 +35,10 @@ from pertbound.sets import Ball
 
 __all__ = [
     "Attack",
+    "Auto",
     "Ball",
     "Bracket",
+    "BranchAndBound",
     "Certificate",
     "Certified",
     "ConversionError",

@@ -16,10 +16,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pertbound.forms import Duals, Regions, wide
+from pertbound.forms import Duals, Form, Regions, wide
 from pertbound.graph import INPUT
-from pertbound.regions import Rest, take
-from pertbound.relaxation import DualsOf, margin_at_rest, margin_form, pull_to_input, wrong_classes
+from pertbound.regions import Rest, Views, take
+from pertbound.relaxation import DualsOf, Ground, margin_at_rest, margin_form, pull_to_input, wrong_classes
 from pertbound.sets import Ball
 
 RATES = {"slope": 0.05, "shift": 0.05, "curvature": 0.1, "centre": 0.1}
@@ -28,7 +28,12 @@ CURVATURE = -1.0
 """Logarithm of the curvature that every nonlinear layer starts with, in units of margin / radius^2."""
 ROUND = 5
 """Steps between two updates of the radius that regions are built for."""
+AHEAD = 1.02
+"""The radius that regions are built for, over the smallest root of a sample's items."""
+NEAR = 1.03
+"""Items whose root is at most this many times that radius climb; the others are not what holds the sample back."""
 Key = tuple[str, str]
+"""A node and a kind of free variable."""
 
 
 @final
@@ -64,6 +69,16 @@ class Variables:
 
         first, second = some(self.first), some(self.second)
         return Variables(some(self.raw), first, second, self.steps[rows], self.scale[rows])
+
+    def and_(self, others: Variables) -> Variables:
+        """Both, one after the other."""
+
+        def both(a: dict[Key, Tensor], b: dict[Key, Tensor]) -> dict[Key, Tensor]:
+            return {key: torch.cat([tensor.detach(), b[key].detach()]) for key, tensor in a.items()}
+
+        first, second = both(self.first, others.first), both(self.second, others.second)
+        steps, scale = torch.cat([self.steps, others.steps]), torch.cat([self.scale, others.scale])
+        return Variables(both(self.raw, others.raw), first, second, steps, scale)
 
     def put(self, rows: Tensor, others: Variables) -> None:
         """Set those of some items."""
@@ -105,79 +120,112 @@ class Variables:
 
 
 @final
-class Ascent:
-    """The items of one batch of samples on their way up."""
+@dataclass(frozen=True, eq=False)
+class Items:
+    """Some items in regions that hold up to `reach` (items,), all in one dtype; margins (items,) are float64."""
 
-    def __init__(self, rest: Rest, ball: Ball, reference: Tensor, start: Tensor, *, curved: bool) -> None:
-        """`start` (samples,) are radii to begin with, best somewhat below what is hoped for; every sample's margin must
-        be positive.
-        """
-        self.rest, self.ball, self.curved = rest, ball, curved
-        self.reference = reference
-        self.sample, self.other = wrong_classes(reference, rest.graph.classes)
-        self.margin = margin_at_rest(rest.logits, reference, self.sample, self.other)
-        self.reach = start.to(torch.float64).clone()  # B
-        self.root = self.reach[self.sample].to(torch.float32)
-        self.variables: Variables | None = None
+    rest: Rest
+    ball: Ball
+    form: Form
+    margin: Tensor
+    regions: Regions
+    reach: Tensor
+
+    @staticmethod
+    def of(views: Views, reference: Tensor, sample: Tensor, other: Tensor, reach: Tensor, dtype: torch.dtype) -> Items:
+        """The items (sample, other), two (items,) tensors; `reference` and `reach` are (samples,), reach float64."""
+        own, rest, ball = reference[sample], views.rest, views.ball
+        needed, position = sample.unique(return_inverse=True)
+        regions = take(views.regions(needed, reach[needed]), position, dtype)
+        form = margin_form(own, other, rest.graph.classes, dtype)
+        margin = margin_at_rest(rest.logits[sample], own, other)
+        return Items(rest, ball, form, margin, regions, reach[sample].to(dtype))
+
+    def start(self, *, curved: bool) -> Variables:
+        """Variables to begin with."""
+        graph = self.rest.graph
+        with torch.no_grad():
+            ground = pull_to_input(graph, self.form, graph.output.name, self.regions, curved=curved)
+        return Variables.of(ground.duals, self.margin.to(self.reach.dtype))
+
+    def ground(self, variables: Variables) -> Ground:
+        """The items' forms pulled down to the input."""
+        graph = self.rest.graph
+        return pull_to_input(
+            graph, self.form, graph.output.name, self.regions, variables.duals(self.rest, self.regions)
+        )
+
+    def ascend(self, variables: Variables, root: Tensor, steps: int) -> Tensor:
+        """Climb so many steps, changing `variables`; from one guess of the roots, (items,), to the next."""
+        x, margin = self.regions[INPUT].value, self.margin.to(self.reach.dtype)
+        keys = list(variables.raw)
+        for _ in range(steps):
+            with torch.enable_grad():
+                eps = torch.minimum(root, self.reach).requires_grad_(True)
+                leaves = [variables.raw[key].requires_grad_(True) for key in keys]
+                value = margin + self.ground(variables).lower(self.ball, x, eps)
+                slope, *gradients = torch.autograd.grad(value.sum(), [eps, *leaves])
+            with torch.no_grad():
+                fall = (-slope).clamp_min(1e-9)
+                climbs = (torch.nan_to_num(g / wide(fall, g), 0.0, 0.0, 0.0) for g in gradients)
+                variables.climb(dict(zip(keys, climbs, strict=True)))
+                found = eps + torch.nan_to_num(value / fall, nan=-1.0)
+                root = (eps + 0.7 * (found - eps)).clamp(0.7 * eps, 1.6 * eps).detach()
+        return root
+
+    def proved(self, variables: Variables, groups: Tensor, reach: Tensor) -> Tensor:
+        """The largest radius <= `reach` (groups,) at which every item of a group has a positive bound, see `Ground`."""
+        assert self.margin.dtype == self.reach.dtype, "only float64 proves"
+        with torch.no_grad():
+            ground = self.ground(variables)
+            return ground.proved(self.margin, self.ball, self.regions[INPUT].value, reach, groups)
+
+
+@final
+class Ascent:
+    """All wrong classes of one batch of samples on their way up."""
+
+    def __init__(self, views: Views, reference: Tensor, start: Tensor) -> None:
+        """`start` (samples,) float64 are radii to begin with, below what is hoped for; margins must be positive."""
+        self.views, self.reference = views, reference
+        self.sample, self.other = wrong_classes(reference, views.rest.graph.classes)
+        self.reach = start.clone()
+        self.root = start[self.sample].to(torch.float32)
+        self.alive = torch.ones(len(reference), dtype=torch.bool, device=reference.device)
+        """The samples that still gain."""
+        self._before = torch.zeros_like(start)
+        self.variables = self._items(torch.arange(len(self.sample)), self.reach, torch.float32).start(curved=True)
+
+    def _items(self, rows: Tensor, reach: Tensor, dtype: torch.dtype) -> Items:
+        return Items.of(self.views, self.reference, self.sample[rows], self.other[rows], reach, dtype)
 
     def smallest(self, values: Tensor) -> Tensor:
         """The smallest of each sample's items, (samples,)."""
         worst = torch.full((len(self.reference),), torch.inf, dtype=values.dtype, device=values.device)
         return worst.scatter_reduce(0, self.sample, values, "amin")
 
-    def climb(self, steps: int, *, tolerance: float = 1e-3) -> None:
-        """At most so many steps for each sample; samples whose radius gains less than `tolerance` in a round rest."""
-        alive = torch.ones(len(self.reference), dtype=torch.bool, device=self.reference.device)
-        before = torch.zeros_like(self.reach)
-        for done in range(0, steps, ROUND):
-            items = alive[self.sample] & (self.root <= 1.03 * self.reach[self.sample])
-            self._round(items.nonzero().flatten(), min(ROUND, steps - done))
-            now = self.smallest(self.root).to(torch.float64)
-            alive = alive & ~((now - before).abs() <= tolerance * now)
-            before = now
-            self.reach = torch.where(alive, now.clamp(0.5 * self.reach, 2 * self.reach) * 1.02, self.reach)
-            if not bool(alive.any()):
-                break
+    def climb(self, steps: int, *, tolerance: float = 1e-3, upper: Tensor | None = None) -> None:
+        """At most so many more steps for each sample; those whose radius gains less than `tolerance` in a round rest.
 
-    def _round(self, items: Tensor, steps: int) -> None:
-        if len(items) == 0:
-            return
-        sample = self.sample[items]
-        regions = take(self.rest.regions(self.ball, self.reach), sample, torch.float32)
-        graph = self.rest.graph
-        form = margin_form(self.reference[sample], self.other[items], graph.classes, torch.float32)
-        if self.variables is None:
-            with torch.no_grad():
-                start = pull_to_input(graph, form, graph.output.name, regions, curved=self.curved)
-            self.variables = Variables.of(start.duals, self.margin[items].to(torch.float32))
-        variables = self.variables.take(items)
-        x, reach = regions[INPUT].value, self.reach[sample].to(torch.float32)
-        margin, root = variables.scale, self.root[items].clone()
-        for _ in range(steps):
-            keys = list(variables.raw)
-            with torch.enable_grad():
-                eps = torch.minimum(root, reach).requires_grad_(True)
-                leaves = [variables.raw[key].requires_grad_(True) for key in keys]
-                ground = pull_to_input(graph, form, graph.output.name, regions, variables.duals(self.rest, regions))
-                value = margin + ground.lower(self.ball, x, eps)
-                slope, *gradients = torch.autograd.grad(value.sum(), [eps, *leaves])
-            with torch.no_grad():
-                fall = (-slope).clamp_min(1e-9)
-                variables.climb(
-                    {k: torch.nan_to_num(g / wide(fall, g), 0, 0, 0) for k, g in zip(keys, gradients, strict=True)}
-                )
-                found = eps + torch.nan_to_num(value / fall, nan=-1.0)
-                root = (eps + 0.7 * (found - eps)).clamp(0.7 * eps, 1.6 * eps).detach()
-        self.variables.put(items, variables)
-        self.root[items] = root
+        No region is built for more than `upper` (samples,), where it is given.
+        """
+        for done in range(0, steps, ROUND):
+            rows = (self.alive[self.sample] & (self.root <= NEAR * self.reach[self.sample])).nonzero().flatten()
+            if len(rows):
+                variables = self.variables.take(rows)
+                items = self._items(rows, self.reach, torch.float32)
+                self.root[rows] = items.ascend(variables, self.root[rows], min(ROUND, steps - done))
+                self.variables.put(rows, variables)
+            now = self.smallest(self.root).to(torch.float64)
+            self.alive = self.alive & ((now - self._before).abs() > tolerance * now)
+            self._before = now
+            reach = now.clamp(0.5 * self.reach, 2 * self.reach) * AHEAD
+            self.reach = torch.where(self.alive, reach if upper is None else torch.minimum(reach, upper), self.reach)
+            if not bool(self.alive.any()):
+                break
 
     def proved(self) -> Tensor:
         """The largest radius of each sample at which float64 proves every item, (samples,) float64; 0 where none."""
-        assert self.variables is not None
         reach = self.smallest(self.root).to(torch.float64) * 1.001
-        regions = take(self.rest.regions(self.ball, reach), self.sample)
-        form = margin_form(self.reference[self.sample], self.other, self.rest.graph.classes, torch.float64)
-        with torch.no_grad():
-            duals = self.variables.duals(self.rest, regions)
-            ground = pull_to_input(self.rest.graph, form, self.rest.graph.output.name, regions, duals)
-            return ground.proved(self.margin, self.ball, regions[INPUT].value, reach, self.sample)
+        items = self._items(torch.arange(len(self.sample)), reach, torch.float64)
+        return items.proved(self.variables, self.sample, reach)

@@ -48,6 +48,7 @@ class Problem:
     x: Tensor
     labels: Tensor | None = None
     within: Ball = field(default_factory=Ball)
+    upper: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Raises `InputError` for a wrong shape or dtype, an empty batch, NaN, infinity, impossible labels, or samples
@@ -64,6 +65,11 @@ class Problem:
             raise InputError(f"within must be a pb.Ball, such as pb.Ball(p=2, box=(0, 1)), got {self.within!r}")
         if self.within.box is not None:
             self.within.require_inside(self.x)
+        if self.upper is not None and (self.upper.shape != (len(self.x),) or bool((~(self.upper >= 0)).any())):
+            raise InputError(
+                f"upper must be {len(self.x)} sizes of perturbations, each 0 or more, such as a Witness's distance, "
+                f"got shape {tuple(self.upper.shape)} of {self.upper.dtype}"
+            )
         if self.labels is not None:
             labels = self.labels
             if not isinstance(labels, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -78,6 +84,11 @@ class Problem:
                 raise InputError(
                     f"labels run from {low} to {high}, but the classifier has classes 0 to {self.network.classes - 1}"
                 )
+
+    def known(self) -> Tensor:
+        """`upper` in float64, infinite where nothing is known; (batch,)."""
+        nothing = torch.full((len(self.x),), torch.inf, dtype=torch.float64, device=self.x.device)
+        return nothing if self.upper is None else self.upper.to(nothing)
 
     def reference(self, predicted: Tensor) -> Tensor:
         """The class that must be left, (batch,) int64."""
@@ -94,6 +105,7 @@ class Problem:
                 self.x[start : start + size],
                 None if self.labels is None else self.labels[start : start + size],
                 self.within,
+                None if self.upper is None else self.upper[start : start + size],
             )
             for start in parts
         ]
@@ -114,6 +126,8 @@ class Certified:
     predicted: Tensor
     method: str
     guarantee: Guarantee
+    methods: tuple[str, ...] = ()
+    """For each sample the method that gave its radius, where `method` chose among several; else empty."""
 
 
 @final

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -14,6 +14,11 @@ from pertbound.layers import Linear
 from pertbound.push import Push, Summary
 from pertbound.relaxation import pull_to_input
 from pertbound.sets import Ball, Box
+
+STALE = 0.7
+"""Tightened boxes are computed anew when the radius falls below this part of the one that they were made for."""
+FORESIGHT = 1.1
+"""They are made for a radius that is larger than the present one by this factor."""
 
 
 @final
@@ -112,6 +117,45 @@ def tightened(graph: Graph, name: str, regions: Regions, entries: Tensor, ball: 
                 tighter = torch.fmax(ends[rows, columns], bound) if sign > 0 else torch.fmin(ends[rows, columns], bound)
                 ends[rows, columns] = tighter
     return Box(lower.reshape(region.value.shape), upper.reshape(region.value.shape))
+
+
+@final
+class Views:
+    """Regions of a batch for changing radii; tightened boxes, which are dear, are kept while they hold."""
+
+    def __init__(self, rest: Rest, ball: Ball, tighten: int | None) -> None:
+        """`tighten` as in `Rest.regions`."""
+        self.rest, self.ball, self.tighten = rest, ball, tighten
+        self._reach = torch.zeros(len(rest.x), dtype=torch.float64, device=rest.x.device)
+        self._kept: dict[str, Box] = {}
+
+    def regions(self, rows: Tensor, eps: Tensor) -> Regions:
+        """The regions of the samples `rows` for radius eps, one for each of them."""
+        rest = self.rest.take(rows)
+        found = rest.regions(self.ball, eps)
+        if self.tighten is None:
+            return found
+        self._renew(rows[(eps > self._reach[rows]) | (eps < STALE * self._reach[rows])], rows, eps)
+        return {name: _met(region, self._kept.get(name), rows) for name, region in found.items()}
+
+    def _renew(self, stale: Tensor, rows: Tensor, eps: Tensor) -> None:
+        if len(stale) == 0:
+            return
+        wanted = torch.zeros_like(self._reach).scatter(0, rows, eps)[stale] * FORESIGHT
+        tight = self.rest.take(stale).regions(self.ball, wanted, tighten=self.tighten)
+        for name, region in tight.items():
+            if name not in self._kept:
+                wide_open = torch.full((len(self._reach), *region.value.shape[1:]), torch.inf, dtype=torch.float64)
+                self._kept[name] = Box(-wide_open, wide_open.clone())
+            self._kept[name].lower[stale], self._kept[name].upper[stale] = region.box.lower, region.box.upper
+        self._reach[stale] = wanted
+
+
+def _met(region: Region, box: Box | None, rows: Tensor) -> Region:
+    if box is None:
+        return region
+    lower, upper = torch.maximum(region.box.lower, box.lower[rows]), torch.minimum(region.box.upper, box.upper[rows])
+    return replace(region, box=Box(lower, upper))
 
 
 def take(regions: Regions, rows: Tensor, dtype: torch.dtype = torch.float64) -> Regions:

@@ -26,6 +26,8 @@ class Ground:
     duals: DualsOf = field(default_factory=dict[str, Duals])
     spent: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     """What each node's step cost, (items,), <= 0 up to rounding."""
+    forms: dict[str, Form] = field(default_factory=dict[str, Form])
+    """The form of each node's displacement, before the node's step."""
 
     def lower(self, ball: Ball, x: Tensor, eps: Tensor) -> Tensor:
         """The least that this is over all inputs within `ball` of radius eps (items,) around x, (items,)."""
@@ -53,13 +55,9 @@ class Ground:
         for _ in range(40):
             passed = holds(trial)
             low, high = torch.where(passed, trial, low), torch.where(passed, high, trial)
-            if bool(
-                (passed | (high - low <= 1e-5 * high)).all() if trial is reach else (high - low <= 1e-5 * high).all()
-            ):
+            if bool((high - low <= 1e-5 * high).all()):
                 break
-            done = low >= reach
-            high = torch.where(done, low, high)
-            trial = torch.where(done, low, (low + high) / 2)
+            trial = torch.where(low < reach, (low + high) / 2, low)
         return low
 
 
@@ -73,6 +71,7 @@ def pull_to_input(
     """
     forms: dict[str, Form] = {at: form}
     started: DualsOf = {}
+    seen: dict[str, Form] = {}
     spent: dict[str, Tensor] = {}
     constant = torch.zeros_like(regions[INPUT].radius)
     for node in reversed(graph.nodes):
@@ -81,7 +80,7 @@ def pull_to_input(
             continue
         inputs = tuple(regions[name] for name in node.inputs)
         own = node.layer.start(inputs, above, curved=curved) if duals is None else duals[node.name]
-        started[node.name] = own
+        started[node.name], seen[node.name] = own, above
         pulled: Pulled = node.layer.pull_back(above, inputs, regions[node.name], own)
         spent[node.name] = pulled.constant
         constant = constant + pulled.constant
@@ -90,7 +89,7 @@ def pull_to_input(
     if constant.dtype == torch.float64:
         constant = constant - 1e-15 * len(spent) * sum(part.abs() for part in spent.values())
     nothing = Form(torch.zeros_like(regions[INPUT].value))
-    return Ground(forms.get(INPUT, nothing), constant, started, spent)
+    return Ground(forms.get(INPUT, nothing), constant, started, spent, seen)
 
 
 def margin_form(reference: Tensor, other: Tensor, classes: int, dtype: torch.dtype) -> Form:
@@ -110,9 +109,9 @@ def wrong_classes(reference: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     return samples[wrong], others[wrong]
 
 
-def margin_at_rest(logits: Tensor, reference: Tensor, sample: Tensor, other: Tensor) -> Tensor:
-    """logit[reference] - logit[other] of each item's sample, rounded down; logits (samples, classes) float64."""
-    own, against = logits[sample, reference[sample]], logits[sample, other]
+def margin_at_rest(logits: Tensor, reference: Tensor, other: Tensor) -> Tensor:
+    """logit[reference] - logit[other], rounded down; logits (items, classes) float64, classes (items,)."""
+    own, against = logits.gather(1, reference[:, None]).squeeze(1), logits.gather(1, other[:, None]).squeeze(1)
     return own - against - 2.0**-52 * (own.abs() + against.abs())
 
 

@@ -65,18 +65,25 @@ def largest_certified(margin: Callable[[Tensor], Tensor], like: Tensor, *, toler
 
 
 def best_reach(
-    certified: Callable[[Tensor, Tensor], Tensor], start: Tensor, *, passes: int = 6, tolerance: float = 1e-2
+    certified: Callable[[Tensor, Tensor], Tensor],
+    start: Tensor,
+    *,
+    passes: int = 8,
+    tolerance: float = 1e-2,
+    upper: Tensor | None = None,
 ) -> Tensor:
     """The largest radius that `certified` gives for any reach that is tried; (samples,) float64.
 
     `certified(rows, reach)` builds bounds that hold up to `reach` for the samples `rows` and returns radii at most that
     large which these bounds prove. A larger reach allows more and proves less at each radius, so the best one is
     where the radius that is proved falls below the reach: it is bracketed by doubling, then sought by secants of
-    log(proved / reach). `start` (samples,) is the first reach. Samples that are within `tolerance` leave.
+    log(proved / reach). `start` (samples,) is the first reach; none is larger than `upper` (samples,), where it is
+    given. Samples that are within `tolerance` leave.
     """
     best = torch.zeros_like(start, dtype=torch.float64)
     low, high = torch.zeros_like(best), torch.full_like(best, torch.inf)
-    reach = start.to(torch.float64).clone()
+    most = torch.full_like(best, LARGEST) if upper is None else upper.to(torch.float64).clamp_max(LARGEST)
+    reach = torch.minimum(start.to(torch.float64), most)
     # the logarithms of the last two reaches that were too large, and by how much what they proved fell short
     logs, shorts = torch.zeros_like(best), torch.zeros_like(best)
     open_ = reach > 0
@@ -99,6 +106,6 @@ def best_reach(
         bounded = torch.isfinite(above)
         fits = (secant > below * (1 + tolerance / 2)) & (secant < above * (1 - tolerance / 2)) & tells
         between = torch.where(below > 0, (below * above).sqrt(), above / 3)
-        reach[rows] = torch.where(bounded, torch.where(fits, secant, between), 2 * tried).clamp_max(LARGEST)
-        open_[rows] = ~(bounded & (above <= below * (1 + tolerance))) & (below < LARGEST)
+        reach[rows] = torch.minimum(torch.where(bounded, torch.where(fits, secant, between), 2 * tried), most[rows])
+        open_[rows] = ~(bounded & (above <= below * (1 + tolerance))) & (below < most[rows])
     return best

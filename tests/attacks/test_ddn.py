@@ -120,29 +120,30 @@ def test_linear_classifiers_in_a_box_against_another_solver(faces: bool) -> None
     assert np.abs(ratio - 1).max() < 0.01
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_small_networks_against_brute_force(seed: int) -> None:
-    """Every point of a fine grid around the sample: at most one in twenty may be missed by more than a hundredth."""
-    torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_()
-    graph = pb.from_torch(model, torch.zeros(1, 2, dtype=torch.float64))
-    x = draw(seed, 40, 2).double()
-    found = pb.attack(graph, x, pb.DDN())
-    line = torch.linspace(-5, 5, 1201, dtype=torch.float64)
+def test_small_networks_against_brute_force() -> None:
+    """Every point of a fine grid: at most one sample in twenty may be missed by more than a hundredth.
+
+    A local search can miss what no gradient points to: on other random networks of this kind, small islands.
+    """
+    line = torch.linspace(-4, 4, 801, dtype=torch.float64)
     points = torch.cartesian_prod(line, line)
-    with torch.no_grad():
-        classes = model(points).argmax(1)
-        reference = model(x).argmax(1)
-    expected = torch.stack(
-        [(points[classes != c] - z).norm(dim=1).amin() for z, c in zip(x, reference, strict=True)]
-    )  # of a grid, so too long by up to a step
-    reached = expected < 2.0
-    assert int(reached.sum()) > 20
-    assert bool((found.distance[reached] >= expected[reached] - 0.012).all())
-    assert float((found.distance[reached] <= expected[reached] * 1.01).double().mean()) >= 0.95
+    compared, missed = 0, 0
+    for seed in range(10):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+        x = draw(seed, 30, 2).double()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_()
+            classes, reference = model(points).argmax(1), model(x).argmax(1)
+        distance = pb.attack(pb.from_torch(model, torch.zeros(1, 2, dtype=torch.float64)), x, pb.DDN()).distance
+        between = torch.cdist(x, points).masked_fill(classes == reference[:, None], torch.inf)
+        expected = between.amin(1)  # of a grid, so a little too long, and more where a sliver lies between its points
+        reached = (expected > 0.02) & (expected < 2.0)
+        compared += int(reached.sum())
+        missed += int((distance > expected * 1.01 + 1e-9)[reached].sum())
+    assert compared > 150
+    assert missed <= compared / 20
 
 
 def test_more_effort_is_never_worse_by_much_and_the_defaults_beat_the_sign_method() -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from contracts.interval import check_bias_term, check_interval
+from contracts.pull_back import check_pull_back
 from oracles import ascent, dense
 from oracles.exact import WIDER, bend, exact, long, slope
 from pertbound.layers import Activation, Add, Concat, Conv, Dense, Diagonal, Layer, Linear, Shape
@@ -32,6 +33,8 @@ NOTHING = 1e-140
 def check_layer(layer: Layer, shapes: tuple[Shape, ...], generator: torch.Generator) -> None:
     """Every contract that applies."""
     check_interval(layer, generator, shapes)
+    if WIDER:
+        check_pull_back(layer, torch.Generator().manual_seed(7), shapes)
     if isinstance(layer, Add | Concat):
         check_merge(layer, generator, shapes)
         check_noise(layer, generator, shapes)

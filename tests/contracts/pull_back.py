@@ -62,6 +62,60 @@ def check_pull_back(layer: Layer, generator: torch.Generator, shapes: tuple[Shap
     return closest
 
 
+def check_exact_pieces(layer: Layer, generator: torch.Generator, shapes: tuple[Shape, ...] = ()) -> None:
+    """Two straight pieces lose nothing but rounding, with any line and any curvature."""
+    assert isinstance(layer, TwoPieces)
+    for question in questions(layer, shapes or (layer.input_shape,), generator):
+        excess, size = losses(layer, question, generator)
+        allowed = 1e-12 * size + 100 * rounding_of(layer, question) + 1e-200
+        within_ball = np.array(["ball" in name for name in question.names])  # the worst point may be out of reach
+        _demand(
+            ((excess <= allowed) | within_ball).all(),
+            layer,
+            f"{question.kind}: {(excess / allowed).max()} times the loss allowed",
+        )
+
+
+def check_centre(layer: Layer, generator: torch.Generator, shapes: tuple[Shape, ...] = ()) -> None:
+    """Linear layers lose nothing at the centre of the quadratic step, and nothing anywhere without curvature."""
+    assert isinstance(layer, Linear)
+    v, s = _normal((2, 8, *layer.input_shape), generator)
+    region = Region(v, Box(v - 2 * s.abs(), v + 2 * s.abs()), 2 * _norms(s) * (1 + 1e-12), torch.zeros(8).double())
+    output = output_of(layer, (region,))
+    a = _normal(tuple(output.value.shape), generator)
+    q = _norms(a) / (max(layer.norm_upper, 1e-3) * region.radius)
+    for form, duals in ((Form(a), Duals()), (Form(a, q), Duals(centre=s))):
+        question = Question("centre", ["at the centre"] * 8, form, (region,), output, duals)
+        with torch.no_grad():
+            pulled = layer.pull_back(form, question.inputs, output, duals)
+        _demand_below(layer, question, pulled, point := within(question, (long(s),)))
+        found = sides(layer, question, pulled, point)
+        loss = (found.true - found.claimed) / (found.size + 1e-22)  # beside what float32 can hold
+        _demand((loss <= 1e-8).all(), layer, f"loses {loss.max()} of its terms at the centre")
+
+
+def losses(layer: Layer, question: Question, generator: torch.Generator) -> tuple[Long, Long]:
+    """The least excess over the worst points found, and the sizes of the terms at it, (rows,)."""
+    with torch.no_grad():
+        pulled = layer.pull_back(question.form, question.inputs, question.output, question.duals)
+    found = [sides(layer, question, pulled, point) for point in worst_points(layer, question, pulled, generator)]
+    excess = np.stack([s.true - s.claimed for s in found])
+    which = excess.argmin(0)[None]
+    return excess.min(0), np.take_along_axis(np.stack([s.size for s in found]), which, 0)[0]
+
+
+def rounding_of(layer: Layer, question: Question) -> Long:
+    """The width of the box, times what rounds the slopes of what is minimised: lost where a vertex is missed."""
+    with torch.no_grad():
+        pulled = layer.pull_back(question.form, question.inputs, question.output, question.duals)
+    (region,), (form,) = question.inputs, pulled.forms
+    width = region.box.upper - region.box.lower
+    steep = question.form.linear.abs() + form.linear.abs()
+    if form.curvature is not None:
+        steep = steep + wide(form.curvature, steep) * (region.value.abs() + width)
+    return long(UNIT64 * (width * steep).flatten(1).sum(1))
+
+
 @dataclass(frozen=True)
 class Question:
     """What `pull_back` is asked; every row by itself. `names` say what is special about each."""
@@ -114,8 +168,9 @@ def _norms(a: Tensor) -> Tensor:
 
 
 def _ratio(a: Tensor, radius: Tensor) -> Tensor:
-    """norm(a) / radius: the curvature at which both parts of a form matter."""
-    return torch.nan_to_num(_norms(a) / radius, posinf=1.0, neginf=1.0, nan=1.0).clamp(1e-100, 1e100)
+    """norm(a) / radius: the curvature at which both parts of a form matter. Nothing extreme for points and zeros."""
+    size = _norms(a)
+    return torch.where(size > 0, size, 1.0) / (radius + 1e-9)
 
 
 def _around(scale: float, width: float, shape: Shape, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -244,9 +299,7 @@ def forms(shape: Shape, generator: torch.Generator, rows: int) -> Tensor:
     return torch.stack(kinds)[which, torch.arange(rows)]
 
 
-def _duals(
-    layer: Layer, form: Form, inputs: tuple[Region, ...], curved: bool, generator: torch.Generator
-) -> Duals:
+def _duals(layer: Layer, form: Form, inputs: tuple[Region, ...], curved: bool, generator: torch.Generator) -> Duals:
     """What the layer starts with in a third of the rows; in the others anything."""
     with torch.no_grad():
         start = layer.start(inputs, form, curved=curved)
@@ -267,7 +320,10 @@ def _duals(
         elif name == "slope":
             anything = 3 * _uniform(tensor.shape, generator) - 1
             near = tensor + wide(_pick((1e-16, 1e-3, 0.5), generator, rows), tensor) * _normal(tensor.shape, generator)
-            kinds = torch.stack([tensor, anything, near, 1.5 - anything.abs(), 0 * tensor, -anything.abs(), 0 * tensor + 1])
+            part = 10.0 ** (-18 * _uniform(tensor.shape, generator))  # of the largest slope: all or nothing of it
+            steepest = layer.slopes[1] if isinstance(layer, Activation) else 1.0
+            kinds = [tensor, anything, near, 0 * tensor, -anything.abs(), steepest + 0 * tensor]
+            kinds = torch.stack([*kinds, steepest * part, steepest * (1 - part)])
             new = kinds[torch.randint(len(kinds), (rows,), generator=generator), torch.arange(rows)]
         else:
             assert name == "shift", f"a free variable that this contract does not know: {name}"
@@ -471,9 +527,10 @@ def _entry_by_entry(layer: Activation, question: Question, pulled: Pulled) -> Lo
     places += [np.clip(centre + sign * f, low, high) for f in _FEATURES for sign in (-1, 1) for centre in (0, rest)]
     z = np.sort(np.stack(places), 0)
     for _ in range(9):
-        best = cost(z).argmin(0)[None]
+        costs = cost(z)
+        best, last = costs.argmin(0)[None], len(z) - 1 - costs[::-1].argmin(0)[None]  # of points that are repeated
         left = np.take_along_axis(z, np.maximum(best - 1, 0), 0)
-        right = np.take_along_axis(z, np.minimum(best + 1, len(z) - 1), 0)
+        right = np.take_along_axis(z, np.minimum(last + 1, len(z) - 1), 0)
         middle = np.take_along_axis(z, best, 0)
         parts = (np.arange(7, dtype=np.longdouble) / 7).reshape(-1, *(1 for _ in rest.shape))
         z = np.concatenate([left + (middle - left) * parts, middle + (right - middle) * parts, right])
@@ -536,9 +593,7 @@ def _along(layer: Layer, question: Question, pulled: Pulled, generator: torch.Ge
     yield (np.nan_to_num(d, nan=0, posinf=0, neginf=0).astype(np.longdouble).reshape(slope.shape),)
 
 
-def _by_coordinates(
-    layer: Layer, question: Question, pulled: Pulled, generator: torch.Generator
-) -> Iterator[Point]:
+def _by_coordinates(layer: Layer, question: Question, pulled: Pulled, generator: torch.Generator) -> Iterator[Point]:
     """Coordinate search in float64: ends, vertices, ties with the other entries of a window; several starts."""
     (region,), (form,) = question.inputs, pulled.forms
     rest, low, high = (t.flatten(1) for t in (region.value, region.box.lower, region.box.upper))

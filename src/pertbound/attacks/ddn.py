@@ -94,7 +94,7 @@ class DDN(Attack):
         size = torch.where(size > 0, size, torch.ones_like(size))
         farthest = FARTHEST * size
         first = nearest.tangent(nearest.inside(nearest.x), rival).reach
-        radius = torch.where(torch.isfinite(first), first, size / 10).minimum(farthest)
+        radius = torch.where(torch.isfinite(first) & (first > 0), first, size / 10).minimum(farthest)
         r = torch.zeros_like(x)
         if not from_x:
             radius = FAR_START * torch.where(torch.isfinite(nearest.distance), nearest.distance, radius)
@@ -112,7 +112,7 @@ class DDN(Attack):
             steepness = seen.steepness
             ahead = torch.where(per_sample(steepness, x) > 0, seen.gradient / per_sample(steepness, x), direction)
             r = r + per_sample(part * radius, x) * ahead
-            r = r * per_sample(radius / lengths(r).clamp_min(torch.finfo(torch.float64).tiny), x)
+            r = r * per_sample(radius / lengths(r).maximum(1e-12 * radius), x)
 
     @staticmethod
     def _next(radius: Tensor, length: Tensor, seen: Tangent, gamma: float, settled: Tensor) -> Tensor:

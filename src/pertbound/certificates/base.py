@@ -53,6 +53,7 @@ def certify(
     labels: Tensor | None = None,
     *,
     within: Ball = L2,
+    upper: Tensor | None = None,
     batch_size: int = BATCH,
 ) -> Certified: ...
 
@@ -65,6 +66,7 @@ def certify(
     labels: Tensor | None = None,
     *,
     within: Ball = L2,
+    upper: Tensor | None = None,
     batch_size: int = BATCH,
 ) -> Estimate: ...
 
@@ -76,6 +78,7 @@ def certify(
     labels: Tensor | None = None,
     *,
     within: Ball = L2,
+    upper: Tensor | None = None,
     batch_size: int = BATCH,
 ) -> Certified | Estimate:
     """How small, at least, a perturbation must be that changes the class of each sample of x.
@@ -84,15 +87,17 @@ def certify(
     measured in L2 and may leave the valid range, unless `within` says otherwise: `pb.Ball(p=math.inf, box=(0, 1))`
     measures the largest change of an entry, and counts only perturbed inputs with entries in [0, 1]. The reference
     class is the prediction, or `labels` (samples,) where given; then a misclassified sample has radius 0. An
-    `Estimator` such as `Published` answers with an `Estimate`, which is not a guarantee.
+    `Estimator` such as `Published` answers with an `Estimate`, which is not a guarantee. `upper` (samples,) may hold
+    sizes of perturbations that are known to change the class, such as a witness's: more is not worth proving.
 
     Raises `InputError` for inputs that do not fit the network or are not finite.
     """
-    batches = Problem(network, x, labels, within).batches(batch_size)
+    batches = Problem(network, x, labels, within, upper).batches(batch_size)
     if isinstance(certificate, Certificate):
         parts = [certificate.certify(batch) for batch in batches]
         first = parts[0]
-        return Certified(*_joined(parts), method=first.method, guarantee=first.guarantee)
+        methods = tuple(name for part in parts for name in part.methods)
+        return Certified(*_joined(parts), method=first.method, guarantee=first.guarantee, methods=methods)
     if not isinstance(certificate, Estimator):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"{certificate!r} is neither a certificate nor an estimator; attacks are asked with pb.attack")
     values = [certificate.estimate(batch) for batch in batches]

@@ -17,7 +17,7 @@ from pertbound.certificates.lipschitz import Lipschitz
 from pertbound.errors import InputError
 from pertbound.graph import INPUT, Graph
 from pertbound.problem import Certified, Guarantee, Problem
-from pertbound.regions import Rest, take
+from pertbound.regions import Rest, Views, take
 from pertbound.relaxation import margin_at_rest, margin_form, pull_to_input, wrong_classes
 from pertbound.search import best_reach
 from pertbound.sets import Ball
@@ -27,8 +27,8 @@ MEMORY = 2**30
 COPIES = 40
 """How many tensors of a node's size are alive at once for each item, at most, in float32."""
 
-Work = Callable[[Rest, Tensor, Tensor], Tensor]
-"""From samples at rest, their reference classes and their Lipschitz radii to certified radii, (samples,) float64."""
+Work = Callable[[Rest, Tensor, Tensor, Tensor], Tensor]
+"""From samples at rest, reference classes, Lipschitz radii and known upper bounds to certified radii, (samples,)."""
 
 
 @final
@@ -50,7 +50,7 @@ class Interval(Certificate):
     def certify(self, problem: Problem) -> Certified:
         """The radii of one batch."""
 
-        def work(rest: Rest, reference: Tensor, lipschitz: Tensor) -> Tensor:
+        def work(rest: Rest, reference: Tensor, lipschitz: Tensor, upper: Tensor) -> Tensor:
             own = torch.nn.functional.one_hot(reference, rest.graph.classes).to(torch.bool)
 
             def certified(rows: Tensor, reach: Tensor) -> Tensor:
@@ -58,9 +58,9 @@ class Interval(Certificate):
                 lowest = box.lower[own[rows]]
                 return torch.where(lowest > box.upper.masked_fill(own[rows], -torch.inf).amax(1), reach, 0.0)
 
-            return best_reach(certified, lipschitz, passes=self.passes)
+            return best_reach(certified, lipschitz, passes=self.passes, upper=upper)
 
-        return _relaxed(problem, self.name, MEMORY, work)
+        return relaxed(problem, self.name, MEMORY, work)
 
 
 @final
@@ -89,13 +89,13 @@ class LinearRelaxation(Certificate):
     def certify(self, problem: Problem) -> Certified:
         """The radii of one batch."""
 
-        def work(rest: Rest, reference: Tensor, lipschitz: Tensor) -> Tensor:
+        def work(rest: Rest, reference: Tensor, lipschitz: Tensor, upper: Tensor) -> Tensor:
             def certified(rows: Tensor, reach: Tensor) -> Tensor:
                 return linear_radius(rest.take(rows), problem.within, reference[rows], reach, self.tighten, self.memory)
 
-            return best_reach(certified, lipschitz, passes=self.passes)
+            return best_reach(certified, lipschitz, passes=self.passes, upper=upper)
 
-        return _relaxed(problem, self.name, self.memory, work)
+        return relaxed(problem, self.name, self.memory, work)
 
 
 @final
@@ -108,10 +108,12 @@ class QuadraticRelaxation(Certificate):
     back through every layer, exactly at a centre that is free (`Linear.pull_back`). docs/theory.md has the proofs.
 
     `steps` of Adam for each pair of a sample and a wrong class, fewer where a round of them gains less than `tolerance`
-    relatively. `memory` is what a batch's tensors may take, in bytes.
+    relatively. `tighten` as in `LinearRelaxation`: it pays where balls say little, for L1 and Linf. `memory` is what a
+    batch's tensors may take, in bytes.
     """
 
     steps: int = 60
+    tighten: bool = False
     tolerance: float = 1e-3
     memory: int = MEMORY
 
@@ -122,17 +124,17 @@ class QuadraticRelaxation(Certificate):
     @property
     def name(self) -> str:
         """quadratic, with its steps."""
-        return f"quadratic({self.steps})"
+        return f"quadratic({self.steps}{', tight boxes' if self.tighten else ''})"
 
     def certify(self, problem: Problem) -> Certified:
         """The radii of one batch."""
 
-        def work(rest: Rest, reference: Tensor, lipschitz: Tensor) -> Tensor:
-            ascent = Ascent(rest, problem.within, reference, lipschitz, curved=True)
-            ascent.climb(self.steps, tolerance=self.tolerance)
+        def work(rest: Rest, reference: Tensor, lipschitz: Tensor, upper: Tensor) -> Tensor:
+            ascent = Ascent(Views(rest, problem.within, self.memory if self.tighten else None), reference, lipschitz)
+            ascent.climb(self.steps, tolerance=self.tolerance, upper=upper)
             return ascent.proved()
 
-        return _relaxed(problem, self.name, self.memory, work)
+        return relaxed(problem, self.name, self.memory, work)
 
 
 def linear_radius(rest: Rest, ball: Ball, reference: Tensor, reach: Tensor, tighten: bool, memory: int) -> Tensor:
@@ -144,19 +146,21 @@ def linear_radius(rest: Rest, ball: Ball, reference: Tensor, reach: Tensor, tigh
     form = margin_form(reference[sample], other, graph.classes, torch.float64)
     with torch.no_grad():
         ground = pull_to_input(graph, form, graph.output.name, items)
-        margin = margin_at_rest(rest.logits, reference, sample, other)
+        margin = margin_at_rest(rest.logits[sample], reference[sample], other)
         return ground.proved(margin, ball, items[INPUT].value, reach, sample)
 
 
-def _relaxed(problem: Problem, name: str, memory: int, work: Work) -> Certified:
+def relaxed(problem: Problem, name: str, memory: int, work: Work) -> Certified:
     """Ask `work` about the samples that Lipschitz certifies at all, in pieces that fit the memory."""
     simple = Lipschitz().certify(problem)
-    radius = torch.zeros_like(simple.radius)
+    radius, upper = torch.zeros_like(simple.radius), problem.known()
     rows = (simple.radius > 0).nonzero().flatten()
-    with torch.no_grad(), _flushed_denormals():
+    with torch.no_grad(), flushed_denormals():
         for part in rows.split(samples_at_once(problem.network, memory)):
             rest = Rest.of(problem.network, problem.x[part])
-            radius[part] = torch.nan_to_num(work(rest, simple.reference[part], simple.radius[part]), nan=0.0)
+            radius[part] = torch.nan_to_num(
+                work(rest, simple.reference[part], simple.radius[part], upper[part]), nan=0.0
+            )
     guarantee = Guarantee(problem.within.norm_name, problem.within.domain)
     return Certified(radius, simple.reference, simple.predicted, name, guarantee)
 
@@ -173,7 +177,7 @@ def samples_at_once(graph: Graph, memory: int) -> int:
 
 
 @contextmanager
-def _flushed_denormals() -> Generator[None]:
+def flushed_denormals() -> Generator[None]:
     """Denormal numbers, which slow an ascent down fifty times, count as zero meanwhile."""
     tiny = torch.full((1,), 1e-310, dtype=torch.float64)
     before = float(tiny * 1.0) == 0.0

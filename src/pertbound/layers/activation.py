@@ -119,6 +119,13 @@ class Activation(Layer):
         c (g(z) - y) - q/2 (g(z) - y)^2 >= l (z - z0) - p/2 (z - z0)^2 + least over the box of the difference.
         """
         (region,) = inputs
+        line, curvature = self.lines(form, duals)
+        constant = self.least(form, line, curvature, region, output.value)
+        return Pulled((Form(line, curvature),), constant)
+
+    @final
+    def lines(self, form: Form, duals: Duals) -> tuple[Tensor, Tensor | None]:
+        """l and p of `pull_back`."""
         assert duals.slope is not None
         line = duals.slope * form.linear
         if duals.shift is not None:
@@ -128,8 +135,7 @@ class Activation(Layer):
         if form.curvature is not None:
             assert curvature is not None, "a form with curvature needs a layer that was started with it"
             curvature = curvature + form.curvature * self.slopes[1] ** 2 * (1 + 1e-8)
-        constant = self.least(form, line, curvature, region, output.value)
-        return Pulled((Form(line, curvature),), constant)
+        return line, curvature
 
     def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
         """Eight roundings of an output of norm at most high * norm(z) + abs(g(0)) sqrt(entries)."""

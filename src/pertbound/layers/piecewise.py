@@ -58,8 +58,27 @@ class TwoPieces(Activation):
                 bent = bent - form.curvature / 2 * up.square().flatten(1).sum(1)
         if terms.dtype != torch.float64:
             return terms.flatten(1).sum(1) + bent
-        sizes = _sizes(form, line, curvature, (slope * z).abs() + value.abs(), across)
+        sizes = _sizes(form, line, curvature, up, (slope * z).abs() + value.abs(), across)
         return total(terms - missed, sizes) + bent - terms[0].numel() * UNIT64 * sizes.flatten(1).sum(1)
+
+    @final
+    def looseness(
+        self, form: Form, line: Tensor, curvature: Tensor | None, region: Region, value: Tensor, at: Tensor
+    ) -> Tensor:
+        """By how much `least` is below what stands under the minimum at z = `at`, entry by entry, (items, *shape).
+
+        At the inputs' values for one perturbation, these are the parts that the entries have in the bound's gap there.
+        """
+        least_at, slope, _ = self._minimiser(form, line, curvature, region, value)
+        costs: list[Tensor] = []
+        for z, piece in ((at, torch.where(at >= 0, 1.0, self.left)), (least_at, slope)):
+            up, across = piece * z - value, z - region.value
+            cost = form.linear * up - line * across
+            for bow, moved in ((curvature, across), (None if form.curvature is None else -form.curvature, up)):
+                if bow is not None:
+                    cost = cost + wide(bow, moved) / 2 * moved.square()
+            costs.append(cost)
+        return costs[0] - costs[1]
 
     def _minimiser(
         self, form: Form, line: Tensor, curvature: Tensor | None, region: Region, value: Tensor
@@ -84,24 +103,27 @@ class TwoPieces(Activation):
                 p = wide(curvature, rise)
                 bow, push = p, p * rest - rise
                 if form.curvature is not None:
-                    q = wide(form.curvature, rise)
-                    bow, push = bow - q * slope * slope, push - q * slope * value
+                    q = wide(form.curvature, rise) * slope
+                    bow, push = bow - q * slope, push - q * value
                 z = push / bow.clamp_min(torch.finfo(bow.dtype).tiny)
                 z = torch.minimum(torch.maximum(z, start), end)
             up, across = slope * z - value, z - rest
-            cost, steep = form.linear * up - line * across, rise
-            if p is not None:
-                cost, steep = cost + p / 2 * across.square(), steep + p * across
-            if q is not None:
-                cost, steep = cost - q / 2 * up.square(), steep - q * slope * up
+            cost = form.linear * up - line * across
+            if curvature is not None:
+                cost = cost + wide(curvature, cost) / 2 * across.square()
+                if form.curvature is not None:
+                    cost = cost - wide(form.curvature, cost) / 2 * up.square()
             missed = torch.zeros_like(cost)
-            if cost.dtype == torch.float64:
+            if z.dtype == torch.float64:
                 far = (slope * z).abs() + value.abs()
-                off = (slope * form.linear).abs() + line.abs()
-                off = off if p is None else off + p * across.abs()
-                off = 16 * UNIT64 * (off if q is None else off + q * slope * far)
-                missed = _products(off + steep, z - start) + _products(off - steep, end - z)
-                cost = cost - missed - 32 * UNIT64 * _sizes(form, line, curvature, far, across)
+                steep, off = rise, rise.abs() + (slope * form.linear).abs() * (slope not in (0, 1))
+                if p is not None:
+                    steep, off = steep + p * across, off + p * across.abs()
+                if q is not None:
+                    steep, off = steep - q * up, off + q * far
+                off = 16 * UNIT64 * off
+                missed = _product(steep + off, z - start) + _product(off - steep, end - z)
+                cost = cost - missed - 32 * UNIT64 * _sizes(form, line, curvature, up, far, across)
             cost = torch.where(there, cost, torch.inf)
             found = (cost, z, torch.full_like(z, slope), missed)
             best = found if best is None else _smaller(best, found)
@@ -109,18 +131,22 @@ class TwoPieces(Activation):
         return best[1:]
 
 
-def _sizes(form: Form, line: Tensor, curvature: Tensor | None, far: Tensor, across: Tensor) -> Tensor:
-    """The sizes of what is added up, entry by entry; `far` bounds what the output's movement is computed from."""
+def _sizes(form: Form, line: Tensor, curvature: Tensor | None, up: Tensor, far: Tensor, across: Tensor) -> Tensor:
+    """The sizes of what is added up, entry by entry: a few roundings of the sum are as many of these, at most.
+
+    `far` bounds what `up`, the output's movement, is computed from; the input's, `across`, is a single difference.
+    """
     sizes = form.linear.abs() * far + (line * across).abs()
-    for bow, moved in ((curvature, across), (form.curvature, far)):
-        if bow is not None:
-            sizes = sizes + wide(bow, moved) * moved.square()
+    if curvature is not None:
+        sizes = sizes + wide(curvature, up) * across.square()
+    if form.curvature is not None:
+        sizes = sizes + wide(form.curvature, up) * far * (up.abs() + 4 * UNIT64 * far)
     return sizes
 
 
-def _products(a: Tensor, b: Tensor) -> Tensor:
-    """a b where both are positive, else 0."""
-    return torch.where((a > 0) & (b > 0), a * b, torch.where(a.isnan() | b.isnan(), torch.nan, 0.0))
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a b where a > 0, else 0; b >= 0. NaN stays."""
+    return torch.where((a <= 0) | (b == 0), 0.0, a * b)
 
 
 def _smaller(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

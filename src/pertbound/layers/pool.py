@@ -202,9 +202,10 @@ def least_over_windows(
             bent = bent - form.curvature / 2 * square.flatten(1).sum(1)
     if terms.dtype != torch.float64:
         return terms.flatten(1).sum(1) + bent
-    # gap, down and up are single differences, and a vertex missed costs what rounds its slope, times down and up
-    far = torch.where(there, down.abs() + up.abs() + gap.abs(), 0.0).sum(-1)
-    sizes = (line.abs().sum(-1) + form.linear.abs()) * far
+    # gap, down and up are single differences, gap is at most up - down where it matters but for the weights, and a
+    # vertex missed costs what rounds its slope, times up - down
+    far = (down.abs() + up.abs()).sum(-1)
+    sizes = (line.abs().sum(-1) + form.linear.abs()) * far + form.linear.abs() * (weights * gap).sum(-1)
     for bow in (p, form.curvature):
         if bow is not None:
             sizes = sizes + wide(bow, far) * far.square()

@@ -65,7 +65,7 @@ class Smooth(Activation):
             terms = torch.maximum(straight, start + self._bent(form, line, curvature, region))
         if not proof:
             return terms.flatten(1).sum(1)
-        far = low.abs() + high.abs() + rest.abs()
+        far = (low - rest).abs() + (high - rest).abs()
         sizes = c.abs() * (y.abs() + off + value.abs() + far * self.slopes[1]) + line.abs() * far
         lost = c.abs() * off
         if curvature is not None:
@@ -79,9 +79,11 @@ class Smooth(Activation):
         with torch.no_grad():
             places = [low, high]
             costs = [self._cost(c, line, z, rest, y) for z in places]
-            for z in self.flat(line / c):
+            ratio = line / c
+            turns = (ratio >= 0) & (ratio <= self.slopes[1] * (1 + 1e-12))  # else g' = l / c nowhere
+            for z in self.flat(ratio):
                 z = torch.nan_to_num(z, nan=0.0).clamp(-1e30, 1e30)
-                inside = (z > low) & (z < high)
+                inside = turns & (z > low) & (z < high)
                 z = torch.minimum(torch.maximum(z, low), high)
                 cost = self._cost(c, line, z, rest, y)
                 if z.dtype == torch.float64:

@@ -4,8 +4,9 @@ from pertbound.models.checkpoint import read_metadata, save_checkpoint
 from pertbound.models.digits import digits_network
 from pertbound.models.initialise import initialise
 from pertbound.models.lenet import lenet
+from pertbound.models.mlp import mlp
 from pertbound.models.registry import ARCHITECTURES, Architecture, load_lenet, load_model
-from pertbound.models.training import CIFAR10_LENET, DIGITS, MNIST_LENET, Progress, Recipe, accuracy, train
+from pertbound.models.training import CIFAR10_LENET, DIGITS, MNIST_LENET, MNIST_MLP, Progress, Recipe, accuracy, train
 from pertbound.models.vgg import vgg16
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "CIFAR10_LENET",
     "DIGITS",
     "MNIST_LENET",
+    "MNIST_MLP",
     "Progress",
     "Recipe",
     "accuracy",
@@ -22,6 +24,7 @@ __all__ = [
     "lenet",
     "load_lenet",
     "load_model",
+    "mlp",
     "read_metadata",
     "save_checkpoint",
     "train",

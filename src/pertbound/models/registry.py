@@ -13,6 +13,7 @@ from pertbound.errors import InputError, ModelFileError
 from pertbound.models.checkpoint import fill, read_tensors
 from pertbound.models.digits import digits_network
 from pertbound.models.lenet import lenet
+from pertbound.models.mlp import mlp
 
 Shape = tuple[int, ...]
 
@@ -87,8 +88,21 @@ def _digits_shape(tensors: Mapping[str, Tensor]) -> Shape | None:
     return _DIGITS_SHAPE
 
 
+_MNIST_SHAPE: Shape = (1, 28, 28)
+
+
+def _build_mlp(shape: Shape) -> nn.Sequential:
+    return mlp(shape)
+
+
+def _mlp_shape(tensors: Mapping[str, Tensor]) -> Shape | None:
+    first = tensors.get("1.weight")
+    return _MNIST_SHAPE if first is not None and tuple(first.shape) == (50, math.prod(_MNIST_SHAPE)) else None
+
+
 ARCHITECTURES: Mapping[str, Architecture] = {
     "lenet": Architecture(build=_build_lenet, shape_of=_lenet_shape),
+    "mlp": Architecture(build=_build_mlp, shape_of=_mlp_shape),
     "digits": Architecture(build=_build_digits, shape_of=_digits_shape),
 }
 """The architectures by name."""

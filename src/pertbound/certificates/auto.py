@@ -1,0 +1,154 @@
+"""A ladder of certificates under a budget of time: the best radius for each sample, and who gave it."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from pertbound.ascent import ROUND, Ascent
+from pertbound.branching import Branching
+from pertbound.certificates.base import Certificate
+from pertbound.certificates.relaxed import MEMORY, linear_radius, relaxed
+from pertbound.errors import InputError
+from pertbound.graph import Graph
+from pertbound.problem import Certified, Problem
+from pertbound.regions import Rest, Views
+from pertbound.search import best_reach
+
+SMALL = 2048
+"""Tightening boxes costs a pass for each neuron: it is done where there are at most so many entries in all nodes."""
+ROOT_STEPS = 80
+"""Steps of the ascent before branching; where nothing can be branched on it may go on four times as long."""
+
+FIRST_ROUND = 280
+"""Forward passes for each wrong class that a first round of the ascent and its proof take, measured on convolutional
+networks; small networks, which are all overhead, take more."""
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Auto(Certificate):
+    """The best that a budget of time buys: Lipschitz for all, then dearer methods while there is time.
+
+    Lipschitz moduli; linear relaxation where L1 or Linf is asked about; the quadratic ascent, which stops for samples
+    that no longer gain; then branch and bound on the widest brackets: samples whose radius is `ratio` of what is known
+    from above (`upper` of `pb.certify`) are left alone. Each sample keeps the largest radius, and `Certified.methods`
+    says whose it is.
+
+    The budget is for each sample on average, in `seconds` or, where given, in `forward_passes`, times as long as one
+    takes in a batch. Lipschitz is computed whatever it takes, and where the budget is below what a first round of the
+    ascent usually takes, it stays at that; a step that has begun is finished. Operator norms, computed once for a
+    network, do not count.
+    """
+
+    seconds: float = 1.0
+    forward_passes: float | None = None
+    ratio: float = 0.99
+    memory: int = MEMORY
+
+    def __post_init__(self) -> None:
+        budget = self.seconds if self.forward_passes is None else self.forward_passes
+        if not 0 < budget < math.inf or not 0 < self.ratio <= 1:
+            raise InputError(f"Auto needs a positive, finite budget and 0 < ratio <= 1, got {self}")
+
+    @property
+    def name(self) -> str:
+        """auto, with its budget."""
+        budget = f"{self.seconds:g} s" if self.forward_passes is None else f"{self.forward_passes:g} forward passes"
+        return f"auto({budget})"
+
+    def certify(self, problem: Problem) -> Certified:
+        """The radii of one batch."""
+        forward = _forward_seconds(problem.network, problem.x)
+        each = self.seconds if self.forward_passes is None else self.forward_passes * forward
+        too_little = each < FIRST_ROUND * (problem.network.classes - 1) * forward
+        methods: list[str] = []
+
+        def work(rest: Rest, reference: Tensor, lipschitz: Tensor, upper: Tensor) -> Tensor:
+            ladder = _Ladder(rest, problem, reference, lipschitz, upper, each * len(reference))
+            if not too_little:
+                ladder.climb(self.ratio, self.memory)
+            methods.extend(ladder.methods)
+            return ladder.best
+
+        found = relaxed(problem, self.name, self.memory, work)
+        named = iter(methods)
+        names = tuple(next(named) if radius > 0 else "lipschitz" for radius in found.radius.tolist())
+        return Certified(found.radius, found.reference, found.predicted, self.name, found.guarantee, names)
+
+
+@dataclass
+class _Ladder:
+    """One piece of a batch on its way up."""
+
+    rest: Rest
+    problem: Problem
+    reference: Tensor
+    best: Tensor
+    upper: Tensor
+    seconds: float
+    methods: list[str] = field(default_factory=list[str])
+
+    def __post_init__(self) -> None:
+        self.end = time.monotonic() + self.seconds
+        self.methods = ["lipschitz"] * len(self.best)
+        self.best = self.best.clone()
+
+    def left(self) -> float:
+        """Seconds."""
+        return self.end - time.monotonic()
+
+    def offer(self, radius: Tensor, name: str) -> None:
+        """Keep what is better than before."""
+        better = radius > self.best
+        self.best = torch.where(better, radius, self.best)
+        self.methods = [name if new else old for new, old in zip(better.tolist(), self.methods, strict=True)]
+
+    def climb(self, ratio: float, memory: int) -> None:
+        """Up, rung by rung, while there is time."""
+        graph, ball = self.rest.graph, self.problem.within
+        entries = sum(value[0].numel() for value in self.rest.values.values())
+        tight = memory if ball.p != 2 and entries <= SMALL else None
+        if ball.p != 2 and self.left() > 0:
+
+            def certified(rows: Tensor, reach: Tensor) -> Tensor:
+                if self.left() < 0:
+                    return torch.zeros_like(reach)
+                own = self.reference[rows]
+                return linear_radius(self.rest.take(rows), ball, own, reach, tight is not None, memory)
+
+            self.offer(best_reach(certified, self.best, upper=self.upper), "linear")
+        if self.left() <= 0:
+            return
+        ascent = Ascent(Views(self.rest, ball, tight), self.reference, self.best)
+        branches = Branching.possible(graph)
+        first = time.monotonic()
+        ascent.climb(ROUND, tolerance=0.0, upper=self.upper)
+        round_ = time.monotonic() - first
+        done = ROUND
+        # the proof at the end takes about as long as two rounds of the first steps, when all classes climbed
+        while self.left() > 2 * round_ and done < ROOT_STEPS * (1 if branches else 4) and bool(ascent.alive.any()):
+            ascent.climb(ROUND, tolerance=1e-3, upper=self.upper)
+            done += ROUND
+        proved = ascent.proved()
+        self.offer(proved, "quadratic")
+        if branches and self.left() > round_ and bool((self.best < ratio * self.upper).any()):
+            branching = Branching(ascent, self.best, self.upper)
+            branching.run(seconds=self.left(), ratio=ratio, steps=10, width=256)
+            self.offer(branching.lower, "branch and bound")
+
+
+def _forward_seconds(network: Graph, x: Tensor) -> float:
+    """How long a plain forward pass takes for one sample of this batch: the shortest of three runs."""
+    best = math.inf
+    with torch.no_grad():
+        for _ in range(3):
+            start = time.perf_counter()
+            network.run(x)
+            best = min(best, time.perf_counter() - start)
+    return best / len(x)

@@ -46,7 +46,8 @@ _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("method", pa.string(), "name of the certificate, estimate or attack, with its options"),
     ("guarantee", pa.string(), "certified | estimate | witness | none (an attack that found nothing)"),
     ("l2", pa.float64(), "lower bound on, or size of, the perturbation in L2; null when none was found"),
-    ("linf", pa.float64(), "size of the witness in L-infinity; null for certificates and estimates"),
+    ("linf", pa.float64(), "the same in L-infinity; certificates have a value in the norm that was asked about only"),
+    ("l1", pa.float64(), "the same in L1"),
     ("seconds", pa.float64(), "the batch's computing time divided by its number of samples"),
     ("note", pa.string(), "anything a reader of the row must know, such as the surrogate that was used"),
 )
@@ -108,6 +109,8 @@ def read(folder: Path) -> Run:
             f"{folder} is not a run folder ({error}); expected rows.parquet and run.json as written by "
             "`pertbound certify|attack|bracket|demo|reproduce --out`"
         ) from error
+    if "l1" not in rows.column_names:  # runs of version 0.1, which knew L2 only
+        rows = rows.append_column(SCHEMA.field("l1"), pa.nulls(len(rows), pa.float64()))
     missing = set(SCHEMA.names) - set(rows.column_names)
     if missing:
         raise RunError(f"{folder / 'rows.parquet'} lacks the columns {sorted(missing)}")

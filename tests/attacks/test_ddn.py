@@ -125,7 +125,7 @@ def test_small_networks_against_brute_force() -> None:
 
     A local search can miss what no gradient points to: on other random networks of this kind, small islands.
     """
-    line = torch.linspace(-4, 4, 801, dtype=torch.float64)
+    line = torch.linspace(-4, 4, 601, dtype=torch.float64)
     points = torch.cartesian_prod(line, line)
     compared, missed = 0, 0
     for seed in range(10):

@@ -20,7 +20,7 @@ from pertbound.data import DataSet
 LIMIT = 20
 KEYS = {
     "title", "command", "created", "complete", "model", "data", "options", "versions", "accuracy", "guarantee",
-    "seconds",
+    "norm", "seconds",
 }  # fmt: skip
 
 
@@ -71,7 +71,10 @@ def test_certify_writes_one_certified_row_for_each_sample(
     assert about["data"]["samples"] == LIMIT
     assert about["data"]["input_shape"] == [1, 8, 8]
     assert about["data"]["pixel_scale"] == 16.0
-    assert about["options"] == {"methods": ["lipschitz"], "labels": False}
+    assert about["options"] == {
+        "methods": ["lipschitz"], "norm": "l2", "box": None, "seconds": 1.0, "steps": 60, "labels": False
+    }  # fmt: skip
+    assert about["norm"] == "L2"
     assert about["command"].startswith("pertbound certify --model")
     right = (rows["predicted"] == rows["label"]).mean()
     assert about["accuracy"] == pytest.approx(right)
@@ -261,7 +264,7 @@ def test_an_interruption_keeps_whole_batches(
     assert "nterrupted" in done.out + done.err
     assert "Traceback" not in done.err
     rows, about = read(tmp_path / "out")
-    assert len(rows["sample"]) == 2 * 16
+    assert len(rows["sample"]) == 3 * 16  # two attacks and a certificate
     assert about["complete"] is False
     assert cli("report", tmp_path / "out").code == 0
 
@@ -276,3 +279,58 @@ def test_an_interruption_before_the_first_batch_writes_nothing(
     done = cli("attack", *asked(files, tmp_path / "out"))
     assert done.code == 130
     assert not (tmp_path / "out" / "rows.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("norm", "column", "words"),
+    [("l2", "l2", "L2 over inputs within [0, 1]"), ("linf", "linf", "Linf over"), ("l1", "l1", "L1 over")],
+)
+def test_norm_and_box_reach_the_certificates(
+    cli: Any, files: Path, digits: DataSet, model: nn.Module, tmp_path: Path, norm: str, column: str, words: str
+) -> None:
+    flags = ["--norm", norm, "--box", 0, 1, "--steps", 5, "--method", "quadratic", "--method", "interval"]
+    done = cli("certify", *asked(files, tmp_path / "out", limit=4), *flags)
+    assert done.code == 0, done.err
+    rows, about = read(tmp_path / "out")
+    assert set(rows["method"]) == {"quadratic(5)", "interval"}
+    others = {"l1", "l2", "linf"} - {column}
+    assert all(value is None for other in others for value in rows[other])
+    assert all(words in note for note in rows["note"])
+    assert f"mean {about['norm']}" in done.out
+    x = digits.inputs[:4]
+    within = pb.Ball(p={"l1": 1.0, "l2": 2.0, "linf": float("inf")}[norm], box=(0.0, 1.0))
+    expected = pb.certify(pb.from_torch(model, x[:1]), x, pb.QuadraticRelaxation(steps=5), within=within)
+    mine = rows["method"] == "quadratic(5)"
+    assert rows[column][mine].astype(float) == pytest.approx(expected.radius.numpy(), rel=1e-3)
+    reported = cli("report", tmp_path / "out")
+    assert (reported.code == 0) == (norm == "l2")
+    assert norm == "l2" or "reports show L2 only" in reported.err
+
+
+def test_auto_says_who_gave_each_radius(cli: Any, files: Path, tmp_path: Path) -> None:
+    flags = ["--method", "auto", "--seconds", 0.05, "--clip", 0, 1]
+    assert cli("bracket", *asked(files, tmp_path / "out", limit=4), *flags).code == 0
+    rows, _ = read(tmp_path / "out")
+    certified = rows["guarantee"] == "certified"
+    assert set(rows["method"][certified]) == {"auto(0.05 s)"}
+    assert all(note.split(":")[0] in ("lipschitz", "quadratic", "branch and bound") for note in rows["note"][certified])
+    upper = {s: d for s, d, m in zip(rows["sample"], rows["l2"], rows["method"], strict=True) if m.startswith("ddn")}
+    assert all(d <= upper[s] for s, d in zip(rows["sample"][certified], rows["l2"][certified], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--method", "auto", "--seconds", 0], "--seconds must be positive"),
+        (["--box", 1, 0], "low <= high"),
+        (["--box", 0, 0.5], "outside"),
+        (["--norm", "linf", "--method", "published"], "L2 over all of R"),
+    ],
+)
+def test_questions_that_make_no_sense_are_refused(
+    cli: Any, files: Path, tmp_path: Path, flags: list[object], said: str
+) -> None:
+    done = cli("certify", *asked(files, tmp_path / "out", limit=4), *flags)
+    assert done.code != 0
+    assert said in done.err
+    assert not (tmp_path / "out").exists()

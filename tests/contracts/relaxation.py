@@ -17,9 +17,10 @@ from torch import Tensor
 
 from contracts import graphs
 from oracles import ascent
-from oracles.exact import Long, exact, long
+from oracles.exact import Long, long
+from oracles.whole import exact_values, oracle_error
 from pertbound.forms import Duals, Form, Regions, wide
-from pertbound.graph import INPUT, Graph, Node
+from pertbound.graph import Graph, Node
 from pertbound.regions import Rest, take
 from pertbound.relaxation import DualsOf, Ground, pull_to_input
 from pertbound.sets import Ball
@@ -35,6 +36,8 @@ BALLS = (
     Ball(p=math.inf, box=(-1.5, 0.7)),
     Ball(p=1.0, box=(-1.0, 1.5)),
 )
+KINDS = range(6)
+"""Started straight or curved; the same and then changed at random; for a form with curvature, started or changed."""
 Pull = Callable[..., Ground]
 MakeRegions = Callable[[Rest, Ball, Tensor], Regions]
 
@@ -62,7 +65,7 @@ def check_relaxation(
     """
     question = _Question.of(graph, ball, generator, make)
     cloud = question.points_for_regions(generator)
-    bounds = [question.bound(kind, pull, generator) for kind in range(4)]
+    bounds = [question.bound(kind, pull, generator) for kind in KINDS]
     for bound in bounds:
         cloud = cloud.joined(question.points_for_bound(bound, generator))
     return question.judge(bounds, cloud)
@@ -85,7 +88,7 @@ def check_on_a_grid(
     sample = torch.arange(len(question.rest.x)).repeat_interleave(len(grid))
     r = grid.repeat(len(question.rest.x), 1).reshape(-1, *graph.input_shape)
     cloud = question.cloud(r * wide(question.eps[sample], r), sample)
-    return question.judge([question.bound(kind, pull, generator) for kind in range(4)], cloud)
+    return question.judge([question.bound(kind, pull, generator) for kind in KINDS], cloud)
 
 
 @dataclass(frozen=True)
@@ -105,20 +108,6 @@ class Cloud:
         )
 
 
-def exact_values(graph: Graph, x: Long) -> dict[str, Long]:
-    """Every node's value in long double."""
-    values = {INPUT: x}
-    for node in graph.nodes:
-        values[node.name] = exact(node.layer, *(values[name] for name in node.inputs))
-    return values
-
-
-def oracle_error(graph: Graph) -> float:
-    """Of exact values, relative to the largest of them: the roundings of the longest sum, at each layer."""
-    longest = max([64, *(math.prod(getattr(node.layer, "input_shape", (1,))) for node in graph.nodes)])
-    return EPS * longest * len(graph.nodes)
-
-
 @dataclass(frozen=True)
 class Bound:
     """One pulled form for each item."""
@@ -129,6 +118,8 @@ class Bound:
     other: Tensor
     margin: Long
     """At rest, as the computed logits say."""
+    curvature: Tensor | None
+    """Of the form at the logits, (items,)."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +251,7 @@ class _Question:
         return min(self.demand_below(bound, cloud, values[self.graph.output.name]) for bound in bounds)
 
     def bound(self, kind: int, pull: Pull, generator: torch.Generator) -> Bound:
-        """Started straight or curved (0, 1), or from there with other free variables (2, 3)."""
+        """A form for each sample and each wrong class, pulled down in one of the ways of `KINDS`."""
         classes = torch.nn.functional.one_hot(self.reference, self.graph.classes)
         sample, other = (classes == 0).nonzero(as_tuple=True)
         regions, rows = take(self.regions, sample), torch.arange(len(sample))
@@ -268,20 +259,23 @@ class _Question:
         form.linear[rows, other] = -1.0
         logits = long(self.rest.logits[sample])
         margin = logits[rows, self.reference[sample]] - logits[rows, other]
+        sizes = torch.from_numpy(margin.astype(np.float64)).abs() + 0.1
+        if kind >= 4:
+            form = Form(form.linear, sizes / (regions[self.graph.output.name].radius + 1e-6).square())
         with torch.no_grad():
-            ground = pull(self.graph, form, self.graph.output.name, regions, curved=kind % 2 == 1)
-            if kind >= 2:
-                duals = self._other_duals(ground.duals, regions, torch.from_numpy(margin.astype(np.float64)), generator)
+            ground = pull(self.graph, form, self.graph.output.name, regions, curved=kind % 2 == 1 or kind == 4)
+            if kind in (2, 3, 5):
+                duals = self._other_duals(ground.duals, regions, sizes, generator)
                 ground = pull(self.graph, form, self.graph.output.name, regions, duals)
         assert bool(torch.isfinite(ground.constant).all()), "a constant that is no number"
-        return Bound(kind, ground, sample, other, margin)
+        return Bound(kind, ground, sample, other, margin, form.curvature)
 
-    def _other_duals(self, start: DualsOf, regions: Regions, margin: Tensor, generator: torch.Generator) -> DualsOf:
+    def _other_duals(self, start: DualsOf, regions: Regions, sizes: Tensor, generator: torch.Generator) -> DualsOf:
         changed: DualsOf = {}
         for node in self.graph.nodes:
             region = regions[node.inputs[0]]
             parts: dict[str, Tensor] = {}
-            for kind, tensor in start[node.name].tensors().items():
+            for kind, tensor in start.get(node.name, Duals()).tensors().items():
                 noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
                 radius = region.radius
                 match kind:
@@ -290,7 +284,7 @@ class _Question:
                     case "shift":
                         parts[kind] = 0.1 * noise
                     case "curvature":
-                        parts[kind] = (2 * noise).exp() * (margin.abs() + 0.1) / (radius + 1e-6).square()
+                        parts[kind] = (2 * noise).exp() * sizes / (radius + 1e-6).square()
                     case _:
                         parts[kind] = noise * wide(radius / tensor[0].numel() ** 0.5, tensor)
             changed[node.name] = Duals(**parts)
@@ -308,13 +302,16 @@ class _Question:
             def objective(z: Tensor, r: Tensor, rows: Tensor = rows, gap: bool = gap) -> Tensor:
                 logits = self._observed(z)[self.graph.output.name]
                 own = self.reference[bound.sample[rows]]
-                margin = logits.gather(1, own[:, None]) - logits.gather(1, bound.other[rows][:, None])
+                margin = (logits.gather(1, own[:, None]) - logits.gather(1, bound.other[rows][:, None])).squeeze(1)
+                if bound.curvature is not None:
+                    moved = logits - self.rest.logits[bound.sample[rows]]
+                    margin = margin - bound.curvature[rows] / 2 * moved.square().sum(1)
                 if not gap:
-                    return margin.squeeze(1)
+                    return margin
                 line = (form.linear[rows] * r).flatten(1).sum(1)
                 if form.curvature is not None:
                     line = line - form.curvature[rows] / 2 * r.square().flatten(1).sum(1)
-                return margin.squeeze(1) - line
+                return margin - line
 
             parts.append(self.cloud(self.descend(objective, sample, start, 6), sample))
         best = self._against(bound)
@@ -339,8 +336,8 @@ class _Question:
             for what, excess in (("box", outside), ("radius", far - radius)):
                 worst = int(excess.argmax())
                 assert excess[worst] <= room, (
-                    f"{self.ball}: node {name} of sample {int(rows[worst])} (eps {float(self.eps[rows[worst]]):g}) leaves "
-                    f"its {what} by {float(excess[worst]):.3g}; radius {float(radius[worst]):.3g}, oracle {room:.1g}"
+                    f"{self.ball}: node {name} of sample {int(rows[worst])} leaves its {what} by "
+                    f"{float(excess[worst]):.3g}; radius {float(radius[worst]):.3g}, oracle {room:.1g}"
                 )
 
     def demand_below(self, bound: Bound, cloud: Cloud, logits: Long) -> float:
@@ -354,11 +351,16 @@ class _Question:
                 int(t) for t in (bound.sample[item], self.reference[bound.sample[item]], bound.other[item])
             )
             margin = logits[mine][:, own] - logits[mine][:, other]
+            if bound.curvature is not None:
+                moved = logits[mine] - long(self.rest.logits[sample])
+                margin = margin - long(bound.curvature[item]) / 2 * (moved**2).sum(1)
             r = cloud.r[mine].reshape(int(mine.sum()), -1)
             rest, constant = bound.margin[item], long(bound.ground.constant[item])
             a = long(form.linear[item]).reshape(-1)
             claimed = rest + constant + r @ a
-            size = np.abs(logits[mine]).max(1) + np.abs(rest) + np.abs(constant) + np.abs(r) @ np.abs(a)
+            size = (
+                np.abs(logits[mine]).max(1) + np.abs(margin) + np.abs(rest) + np.abs(constant) + np.abs(r) @ np.abs(a)
+            )
             if form.curvature is not None:
                 bent = long(form.curvature[item]) / 2 * (r * r).sum(1)
                 claimed, size = claimed - bent, size + bent

@@ -16,17 +16,9 @@ import torch
 from torch import Tensor
 
 from contracts.catalogue import catalogue
-from contracts.pull_back import (
-    Question,
-    check_centre,
-    check_exact_pieces,
-    check_pull_back,
-    losses,
-    output_of,
-    questions,
-    rounding_of,
-    sides,
-)
+from contracts.pull_back import check_centre, check_exact_pieces, check_pull_back, losses, rounding_of, sides
+from contracts.questions import Question, output_of, questions
+from contracts.worst_points import worst_points
 from oracles.exact import long
 from pertbound.forms import Duals, Form, Pulled, Region, wide
 from pertbound.layers import Add, AveragePool, Conv, Dense, Layer, LeakyReLU, Linear, MaxPool, ReLU
@@ -182,8 +174,10 @@ FAMILIES: dict[str, tuple[Layer, tuple[tuple[int, ...], ...]]] = {
     "Add": (Add(), ((3,), (3,))),
 } | {
     name: (CASES[name].layer, CASES[name].shapes)
-    for name in ("ReLU", "LeakyReLU 0.01", "LeakyReLU 3", "Sigmoid", "Tanh", "Softplus 1", "Softplus 10")
-    + ("LpPool: 1-D, p = 1.5", "Concat of features", "Diagonal: entry by entry", "Reshape: flatten")
+    for name in (
+        *("ReLU", "LeakyReLU 0.01", "LeakyReLU 3", "Sigmoid", "Tanh", "Softplus 1", "Softplus 10"),
+        *("LpPool: 1-D, p = 1.5", "Concat of features", "Diagonal: entry by entry", "Reshape: flatten"),
+    )
 }
 
 
@@ -350,3 +344,77 @@ def test_forms_whose_squares_underflow() -> None:
     question = replace(question, output=output)
     found = sides(layer, question, pulled_by(layer, question), (long(row(0.0, 0.0)),))
     assert found.true >= found.claimed
+
+
+def test_weights_that_are_flushed_to_zero() -> None:
+    """Denormal float32 weights, in a mode in which they are read as zero: what they do is still taken off."""
+    layer = Dense((1,), torch.tensor([[1e-39]]), None)
+    question = question_of(layer, Form(row(1.0)), Duals(), region_of(row(0.0), row(-1e6), row(1e6)))
+    true = float(layer.weight.double()) * -1e6
+    torch.set_flush_denormal(True)
+    try:
+        pulled = pulled_by(Dense((1,), layer.weight, None), question)
+    finally:
+        torch.set_flush_denormal(False)
+    assert float(pulled.forms[0].linear) * -1e6 + float(pulled.constant) <= true
+
+
+@pytest.mark.parametrize("name", [*PIECES, *SMOOTH, "MaxPool: 1-D", "MaxPool: 2-D, padding", "LpPool: 1-D, p = 1.5"])
+def test_boxes_without_ends(name: str, generator: torch.Generator) -> None:
+    """Infinite ends: either the constant is no number, or it holds far out as well."""
+    layer, shapes = CASES[name].layer, CASES[name].shapes
+    for question in questions(layer, shapes, generator):
+        (region,) = question.inputs
+        open_below, open_above = torch.rand(2, *region.value.shape, generator=generator) < 0.3
+        boxes = (
+            Box(region.box.lower.masked_fill(open_below, -x), region.box.upper.masked_fill(open_above, x))
+            for x in (math.inf, 1e9)
+        )
+        infinite, far = (replace(region, box=box, radius=torch.full_like(region.radius, 1e12)) for box in boxes)
+        output = output_of(layer, (infinite,))
+        pulled = pulled_by(layer, replace(question, inputs=(infinite,), output=output))
+        assert not bool((pulled.constant == math.inf).any())
+        visited = replace(question, inputs=(far,), output=output)
+        for point in worst_points(layer, visited, pulled, generator):
+            found = sides(layer, visited, pulled, point)
+            short = found.true - found.claimed + 1e-17 * found.size
+            assert (short[np.isfinite(short)] >= 0).all(), question.kind
+
+
+@pytest.mark.parametrize("name", [*PIECES, *SMOOTH, "MaxPool: 1-D", "MaxPool: 2-D, padding", "Dense: wide"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_free_variables_that_are_no_numbers(name: str, bad: float, generator: torch.Generator) -> None:
+    """A constant or a form that is a number is a bound."""
+    layer, shapes = CASES[name].layer, CASES[name].shapes
+    for question in questions(layer, shapes, generator):
+        for key, tensor in question.duals.tensors().items():
+            changed = tensor.clone()
+            changed.view(-1)[torch.rand(tensor.numel(), generator=generator) < 0.2] = bad
+            asked = replace(question, duals=replace(question.duals, **{key: changed}))
+            pulled = pulled_by(layer, asked)
+            numbers = [pulled.constant, *(f.linear.flatten(1).sum(1) for f in pulled.forms)]
+            numbers += [f.curvature for f in pulled.forms if f.curvature is not None]
+            usable = torch.stack([n.isfinite() for n in numbers]).all(0)
+            if not bool(usable.any()):
+                continue
+            with np.errstate(all="ignore"):
+                for point in worst_points(layer, _rows(question, usable), _usable(pulled, usable), generator):
+                    found = sides(layer, _rows(question, usable), _usable(pulled, usable), point)
+                    assert (found.true - found.claimed >= -1e-17 * found.size - 1e-300).all(), (question.kind, key)
+
+
+def _usable(pulled: Pulled, rows: Tensor) -> Pulled:
+    parts = (Form(f.linear[rows], None if f.curvature is None else f.curvature[rows]) for f in pulled.forms)
+    return Pulled(tuple(parts), pulled.constant[rows])
+
+
+def _rows(question: Question, rows: Tensor) -> Question:
+    q = question.form.curvature
+    return replace(
+        question,
+        names=[name for name, kept in zip(question.names, rows.tolist(), strict=True) if kept],
+        form=Form(question.form.linear[rows], None if q is None else q[rows]),
+        inputs=tuple(region.take(rows) for region in question.inputs),
+        output=question.output.take(rows),
+        duals=Duals(**{key: tensor[rows] for key, tensor in question.duals.tensors().items()}),
+    )

@@ -50,6 +50,7 @@ def build(methods: Sequence[Answers], about: dict[str, Any] | None = None, **arr
                 "guarantee": NONE if missed else guarantee,
                 "l2": l2,
                 "linf": None,
+                "l1": None,
                 "seconds": 0.5,
                 "note": "a surrogate" if guarantee == ESTIMATE else None,
             }

@@ -41,8 +41,8 @@ class Auto(Certificate):
     says whose it is.
 
     The budget is for each sample on average, in `seconds` or, where given, in `forward_passes`, times as long as one
-    takes in a batch. Lipschitz is computed whatever it takes, and where the budget is below what a first round of the
-    ascent usually takes, it stays at that; a step that has begun is finished. Operator norms, computed once for a
+    takes in a batch. Lipschitz is computed whatever it takes, and with fewer forward passes than a first round of the
+    ascent usually takes it stays at that; a step that has begun is finished. Operator norms, computed once for a
     network, do not count.
     """
 
@@ -64,9 +64,10 @@ class Auto(Certificate):
 
     def certify(self, problem: Problem) -> Certified:
         """The radii of one batch."""
-        forward = _forward_seconds(problem.network, problem.x)
-        each = self.seconds if self.forward_passes is None else self.forward_passes * forward
-        too_little = each < FIRST_ROUND * (problem.network.classes - 1) * forward
+        each, too_little = self.seconds, False
+        if self.forward_passes is not None:
+            each = self.forward_passes * _forward_seconds(problem.network, problem.x)
+            too_little = self.forward_passes < FIRST_ROUND * (problem.network.classes - 1)
         methods: list[str] = []
 
         def work(rest: Rest, reference: Tensor, lipschitz: Tensor, upper: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
@@ -10,13 +11,24 @@ from typing import Annotated, Any
 import typer
 
 from pertbound import records
-from pertbound.attacks import FastGradientSign
-from pertbound.certificates import CurvatureFree, Lipschitz, Published, Softened
+from pertbound.attacks import DDN, FastGradientSign
+from pertbound.certificates import (
+    Auto,
+    BranchAndBound,
+    CurvatureFree,
+    Interval,
+    LinearRelaxation,
+    Lipschitz,
+    Published,
+    QuadraticRelaxation,
+    Softened,
+)
 from pertbound.cli.inputs import command_line, read_data, read_network, require_free
 from pertbound.cli.show import console, print_summary, progress
 from pertbound.errors import InputError
 from pertbound.experiments.measure import Measured, Method, measure
 from pertbound.experiments.provenance import about_run
+from pertbound.sets import Ball
 
 Model = Annotated[Path, typer.Option("--model", help="A .safetensors file (with --architecture) or a .pt2 file.")]
 Architecture = Annotated[
@@ -46,10 +58,41 @@ Sharpness = Annotated[
 ]
 
 
+Box = Annotated[
+    tuple[float, float] | None,
+    typer.Option("--box", help="Count only perturbed inputs within LOW HIGH; otherwise anywhere.", metavar="LOW HIGH"),
+]
+Seconds = Annotated[
+    float, typer.Option("--seconds", help="For auto and branch-and-bound: time per sample, on average.")
+]
+Steps = Annotated[int, typer.Option("--steps", min=1, help="For quadratic: steps of the ascent.")]
+
+
+class Norm(str, Enum):
+    """The norms that perturbations can be measured in."""
+
+    l2 = "l2"
+    linf = "linf"
+    l1 = "l1"
+
+    @property
+    def p(self) -> float:
+        """As a number."""
+        return {"l2": 2.0, "linf": math.inf, "l1": 1.0}[self.value]
+
+
+Size = Annotated[Norm, typer.Option("--norm", help="The norm that perturbations are measured in.")]
+
+
 class Bound(str, Enum):
     """The lower bounds that can be named on the command line."""
 
+    auto = "auto"
     lipschitz = "lipschitz"
+    interval = "interval"
+    linear = "linear"
+    quadratic = "quadratic"
+    branch = "branch-and-bound"
     published = "published"
     curvature_free = "published-curvature-free"
 
@@ -57,7 +100,9 @@ class Bound(str, Enum):
 Bounds = Annotated[
     list[Bound],
     typer.Option(
-        "--method", help="lipschitz is certified; the published formulas are estimates. May be given several times."
+        "--method",
+        help="auto climbs from lipschitz to branch-and-bound in --seconds; the published formulas are estimates. "
+        "May be given several times.",
     ),
 ]
 
@@ -70,6 +115,10 @@ def certify(
     data_dir: DataDir = None,
     limit: Limit = None,
     method: Bounds = [Bound.lipschitz],  # noqa: B006 - typer copies it
+    norm: Size = Norm.l2,
+    box: Box = None,
+    seconds: Seconds = 1.0,
+    steps: Steps = 60,
     sharpness: Sharpness = 10.0,
     labels: Labels = False,
     batch_size: BatchSize = 500,
@@ -78,10 +127,12 @@ def certify(
     """Lower bounds: how small, at least, a perturbation must be that changes each sample's class.
 
     Example: pertbound certify --model checkpoints/lenet_mnist.safetensors --architecture lenet --data mnist
-    --data-dir data --limit 100 --out runs/certify
+    --data-dir data --limit 20 --method auto --seconds 2 --box 0 1 --out runs/certify
     """
-    _ask("Certified", model, architecture, data, data_dir, limit, out, labels, batch_size, overwrite, 0)(
-        _bounds(method, sharpness), {"methods": [m.value for m in method], "labels": labels}
+    within = Ball(p=norm.p, box=box)
+    options = {"methods": [m.value for m in method], "norm": norm.value, "box": box, "labels": labels}
+    _ask("Certified", model, architecture, data, data_dir, limit, out, labels, batch_size, overwrite, 0, within)(
+        _bounds(method, sharpness, seconds, steps), options | {"seconds": seconds, "steps": steps}
     )
 
 
@@ -117,28 +168,42 @@ def bracket(
     architecture: Architecture = None,
     data_dir: DataDir = None,
     limit: Limit = None,
+    method: Bounds = [Bound.lipschitz],  # noqa: B006 - typer copies it
+    seconds: Seconds = 1.0,
+    steps: Steps = 60,
     max_epsilon: MaxEpsilon = 100 / 255,
     clip: Clip = None,
     labels: Labels = False,
     batch_size: BatchSize = 500,
     overwrite: Overwrite = False,
 ) -> None:
-    """Both: the interval that holds the size of each sample's smallest adversarial perturbation.
+    """Both: the interval that holds the size of each sample's smallest adversarial perturbation, in L2.
 
-    Example: pertbound bracket --model model.pt2 --data samples.npz --out runs/bracket
+    The attacks come first (fast gradient sign, and ddn); certificates stop where they have nothing more to prove. With
+    --clip both sides are about inputs in that range.
+
+    Example: pertbound bracket --model model.pt2 --data samples.npz --method auto --out runs/bracket
     """
-    methods = (FastGradientSign(max_epsilon=max_epsilon, clip=clip), Lipschitz())
-    options = {"max_epsilon": max_epsilon, "clip": clip, "labels": labels}
-    _ask("Bracketed", model, architecture, data, data_dir, limit, out, labels, batch_size, overwrite, None)(
-        methods, options
+    attacks: tuple[Method, ...] = (FastGradientSign(max_epsilon=max_epsilon, clip=clip), DDN(clip=clip))
+    options = {"max_epsilon": max_epsilon, "clip": clip, "methods": [m.value for m in method], "seconds": seconds}
+    within = Ball(box=clip)
+    _ask("Bracketed", model, architecture, data, data_dir, limit, out, labels, batch_size, overwrite, None, within)(
+        (*attacks, *_bounds(method, 10.0, seconds, steps)), options | {"steps": steps, "labels": labels}
     )
 
 
-def _bounds(chosen: Sequence[Bound], sharpness: float) -> tuple[Method, ...]:
+def _bounds(chosen: Sequence[Bound], sharpness: float, seconds: float, steps: int) -> tuple[Method, ...]:
+    if not 0 < seconds < float("inf"):
+        raise InputError(f"--seconds must be positive and finite, got {seconds}")
     if not 0 < sharpness < float("inf"):
         raise InputError(f"--sharpness must be positive and finite, got {sharpness}")
     known: dict[Bound, Method] = {
+        Bound.auto: Auto(seconds=seconds),
         Bound.lipschitz: Lipschitz(),
+        Bound.interval: Interval(),
+        Bound.linear: LinearRelaxation(),
+        Bound.quadratic: QuadraticRelaxation(steps=steps),
+        Bound.branch: BranchAndBound(seconds=seconds),
         Bound.published: Published(relu=Softened(sharpness=sharpness)),
         Bound.curvature_free: Published(relu=CurvatureFree()),
     }
@@ -157,6 +222,7 @@ def _ask(
     batch_size: int,
     overwrite: bool,
     keep_witnesses: int | None,
+    within: Ball | None = None,
 ) -> Callable[[tuple[Method, ...], dict[str, Any]], None]:
     """What the three commands share; returns the step that does the work."""
     screen = console()
@@ -174,6 +240,7 @@ def _ask(
                     methods,
                     measured,
                     against_labels=labels,
+                    within=within or Ball(),
                     batch_size=batch_size,
                     on_progress=tell,
                 )
@@ -181,7 +248,7 @@ def _ask(
             if not measured.done:
                 raise
         title = f"{verb}: {model.name} on {data.name}"
-        about = about_run(title, network, model.name, data, measured, options, command_line())
+        about = about_run(title, network, model.name, data, measured, options, command_line(), within)
         run = records.Run(measured.rows, about, measured.witnesses)
         records.write(out, run)
         print_summary(screen, run)

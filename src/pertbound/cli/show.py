@@ -59,10 +59,11 @@ def progress(to: Console) -> Generator[OnProgress, None, None]:
 def print_summary(to: Console, run: Run) -> None:
     """One line for each method, the number of violations, and what the figures mean."""
     scale = float(run.about.get("data", {}).get("pixel_scale", 1.0))
+    norm = str(run.about.get("norm", "L2"))
     table = Table(title=Text(str(run.about.get("title", "Run"))), title_justify="left")
     for column in ("method", "kind"):
         table.add_column(column, no_wrap=True)
-    for column in ("samples", "none found", "mean L2", "median", "min", "max", "s / sample"):
+    for column in ("samples", "none found", f"mean {norm}", "median", "min", "max", "s / sample"):
         table.add_column(column, justify="right")
     for line in summary(run):
         colour = _BADGES.get(line.guarantee, "white")
@@ -76,7 +77,7 @@ def print_summary(to: Console, run: Run) -> None:
         )
     to.print(table)
     units = "the classifier's input" if scale == 1.0 else f"the classifier's input (times {scale:g} for pixel values)"
-    to.print(f"Distances are L2, in units of {units}.")
+    to.print(f"Distances are {norm}, in units of {units}.")
     if run.about.get("accuracy") is not None:
         to.print(f"Accuracy on these samples: {run.about['accuracy']:.2%}.")
     for method, count in violations(run).items():

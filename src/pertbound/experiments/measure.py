@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,18 @@ from torch import Tensor
 
 from pertbound import records
 from pertbound.attacks import Attack
-from pertbound.certificates import Certificate, Estimator, Lipschitz
+from pertbound.certificates import Certificate, Estimator
 from pertbound.data import DataSet
 from pertbound.errors import InputError
 from pertbound.graph import Graph
 from pertbound.problem import Certified, Estimate, Problem, Witness
 from pertbound.push import Push
+from pertbound.sets import Ball
 
 Method = Certificate | Estimator | Attack
 
+L2 = Ball()
+"""Perturbations measured in L2, anywhere."""
 OnProgress = Callable[[str, int, int], None]
 """Called with what is being done, how many samples are done, and how many there are."""
 
@@ -81,20 +84,22 @@ def measure(
     measured: Measured,
     *,
     against_labels: bool = False,
+    within: Ball = L2,
     batch_size: int = 500,
     on_progress: OnProgress | None = None,
 ) -> None:
     """Ask every method about every sample, batch by batch, adding to `measured`.
 
-    The reference class is the prediction, or the label when `against_labels`. Raises `InputError` when inputs do not
-    fit the network or labels are wanted and absent.
+    The reference class is the prediction, or the label when `against_labels`; `within` is the norm and the box that
+    certificates are asked about. An attack that stands before certificates tells them where to stop. Raises
+    `InputError` when inputs do not fit the network or labels are wanted and absent.
     """
     if against_labels and data.labels is None:
         raise InputError(f"{data.name} has no labels to measure against; leave that option out to use predictions")
     tell = on_progress or _silent
     labels = data.labels if against_labels else None
-    problem = Problem(network, data.inputs.to(network.dtype), labels)  # refuses bad inputs before any work
-    if any(isinstance(method, Lipschitz) for method in methods):
+    problem = Problem(network, data.inputs.to(network.dtype), labels, within)  # refuses bad inputs before any work
+    if any(isinstance(method, Certificate) for method in methods):
         tell("operator norms", 0, measured.total)
         start = time.perf_counter()
         network.derive(Push)
@@ -107,6 +112,8 @@ def measure(
             tell(method.name, measured.done, measured.total)
             start = time.perf_counter()
             result = _ask(method, batch)
+            if isinstance(result, Witness):
+                batch = replace(batch, upper=_nearer(batch, result))
             seconds = time.perf_counter() - start
             measured.seconds[method.name] = measured.seconds.get(method.name, 0.0) + seconds
             tables.append(rows_of(result, positions, true, seconds / len(batch.x)))
@@ -142,8 +149,11 @@ def rows_of(
     else:
         proven = isinstance(result, Certified)
         columns["guarantee"] = [records.CERTIFIED if proven else records.ESTIMATE] * count
-        columns["l2"] = result.radius.cpu().numpy()
+        norm = result.guarantee.norm.lower() if isinstance(result, Certified) else "l2"
+        columns[norm] = result.radius.cpu().numpy()
         columns["note"] = [str(result.guarantee) if isinstance(result, Certified) else result.basis] * count
+        if isinstance(result, Certified) and result.methods:
+            columns["note"] = [f"{who}: {result.guarantee}" for who in result.methods]
     return records.table(columns)
 
 
@@ -153,6 +163,13 @@ def _ask(method: Method, problem: Problem) -> Certified | Estimate | Witness:
     if isinstance(method, Estimator):
         return method.estimate(problem)
     return method.witness(problem)
+
+
+def _nearer(problem: Problem, witness: Witness) -> Tensor:
+    """What is known from above once the witnesses count as well, as far as they are valid; (batch,) float64."""
+    sizes = problem.within.norms(witness.adversarial - problem.x) * (1 + 1e-6)
+    valid = witness.found & problem.within.contains(witness.adversarial, problem.x, sizes * 2)
+    return torch.where(valid, torch.minimum(sizes, problem.known()), problem.known())
 
 
 def _or_null(values: Tensor, known: np.ndarray) -> pa.Array:

@@ -16,6 +16,7 @@ from pertbound.data import DataSet
 from pertbound.experiments.measure import Measured
 from pertbound.graph import Graph
 from pertbound.problem import Guarantee
+from pertbound.sets import Ball
 
 
 def about_run(
@@ -26,8 +27,10 @@ def about_run(
     measured: Measured,
     options: Mapping[str, Any],
     command: str,
+    within: Ball | None = None,
 ) -> dict[str, Any]:
-    """The contents of `run.json`."""
+    """The contents of `run.json`; `within` is what certificates were asked about, L2 anywhere unless given."""
+    within = within or Ball()
     return {
         "title": title,
         "command": command,
@@ -50,7 +53,8 @@ def about_run(
             "python": platform.python_version(),
         },
         "accuracy": measured.correct / measured.done if data.labels is not None and measured.done else None,
-        "guarantee": str(Guarantee()),
+        "guarantee": str(Guarantee(within.norm_name, within.domain)),
+        "norm": within.norm_name,
         "seconds": dict(measured.seconds) | {"operator norms": measured.norms_seconds},
     }
 

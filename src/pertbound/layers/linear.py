@@ -129,29 +129,34 @@ class Linear(Layer):
 
         In float64 the roundings of A^T a and Q s, times the input's radius, are taken off, and what the computed values
         at both ends differ by (`noise`, e): norm(A d + e)^2 <= (1 + h) norm(A d)^2 + (1 + 1/h) norm(e)^2, h = 1e-9.
+        Denormal float32 weights may be flushed to zero, which changes A by at most `dust` in norm.
         """
         (region,) = inputs
         a, q, s = form.linear, form.curvature, duals.centre
         back = self.transposed(a)
         constant = torch.zeros_like(region.radius)
         proof = a.dtype == torch.float64
+        dust = math.sqrt(math.prod(self.output_shape) * math.prod(self.input_shape)) * TINY32 * (self.terms > 0)
         if proof:
             lost = gamma(math.prod(self.output_shape) + self.terms + 4) * self.absolute_norm_upper * (self.terms > 0)
+            lost = lost + dust
             constant = constant - _size(a) * (lost * region.radius + output.noise)
             constant = constant - math.prod(self.output_shape) * 2.0**-900 * (1 + region.radius)  # underflow
         if q is None:
             return Pulled((Form(back),), constant)
-        square = self.norm_upper * self.norm_upper
+        norm = self.norm_upper
+        square = norm * norm
         if s is not None:
             bent = wide(q, s) * (square * s - self.transposed(self.apply(s)))  # q Q s
             back = back + bent
             constant = constant + total(-bent * s) / 2
             if proof:
                 lost = gamma(math.prod(self.output_shape) + self.terms + 8) * (self.absolute_norm_upper**2 + square)
+                lost = lost + 8 * dust * (norm + dust)
                 constant = constant - lost * q * _size(s) * (region.radius + _size(s))
         if proof:
             constant = constant - q * 1e9 * output.noise * output.noise
-            square = square * (1 + 1e-9) * (1 + 8 * UNIT64)
+            square = (square + 4 * dust * (norm + dust)) * (1 + 1e-9) * (1 + 8 * UNIT64)
         return Pulled((Form(back, q * square),), constant)
 
     @final

@@ -102,7 +102,7 @@ def _mlp_shape(tensors: Mapping[str, Tensor]) -> Shape | None:
 
 ARCHITECTURES: Mapping[str, Architecture] = {
     "lenet": Architecture(build=_build_lenet, shape_of=_lenet_shape),
-    "mlp": Architecture(build=_build_mlp, shape_of=_mlp_shape),
     "digits": Architecture(build=_build_digits, shape_of=_digits_shape),
+    "mlp": Architecture(build=_build_mlp, shape_of=_mlp_shape),
 }
 """The architectures by name."""

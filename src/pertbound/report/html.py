@@ -20,7 +20,11 @@ def write_report(run_folders: Sequence[Path], out: Path) -> Path:
     """
     if not run_folders:
         raise RunError("a report needs at least one run folder")
-    views = [view(read(folder), folder, f"run{i}") for i, folder in enumerate(run_folders, 1)]
+    runs = [read(folder) for folder in run_folders]
+    for folder, run in zip(run_folders, runs, strict=True):
+        if (norm := run.about.get("norm", "L2")) != "L2":
+            raise RunError(f"{folder} is about {norm}, and reports show L2 only so far; its rows are in rows.parquet")
+    views = [view(run, folder, f"run{i}") for i, (folder, run) in enumerate(zip(run_folders, runs, strict=True), 1)]
     environment = Environment(
         loader=PackageLoader("pertbound.report", ""),
         autoescape=True,

@@ -68,7 +68,10 @@ def methods(run: Run) -> list[Method]:
     name, guarantee = _texts(run.rows, "method"), _texts(run.rows, "guarantee")
     nothing = guarantee == NONE
     guarantee = np.where(nothing, WITNESS, guarantee)
-    l2 = np.where(nothing, np.nan, _floats(run.rows, "l2"))
+    column = str(run.about.get("norm", "L2")).lower()
+    if column not in ("l1", "l2", "linf"):
+        raise RunError(f"the run is about the norm {column!r}; known are L1, L2 and Linf")
+    l2 = np.where(nothing, np.nan, _floats(run.rows, column))
     sample, seconds, note = _samples(run.rows), _floats(run.rows, "seconds"), _texts(run.rows, "note")
     if unknown := set(guarantee.tolist()) - set(ORDER):
         raise RunError(f"unknown guarantees {sorted(unknown)} in the rows; known are {[*ORDER, NONE]}")

@@ -20,6 +20,7 @@ from theorem_a5 import mean_with_entrywise_first_layer
 from timing import ratio
 
 import pertbound as pb
+from certificates import against_peers, closed_brackets
 from pertbound.data import DataSet, load
 from pertbound.models import load_model, vgg16
 from pertbound.push import Push
@@ -88,12 +89,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--limit", type=int, default=None, help="fewer MNIST images, for a quick look")
-    parser.add_argument("--only", choices=("lenet", "vgg16", "cost"), default=None)
+    parser.add_argument("--only", choices=("lenet", "vgg16", "cost", "peers", "closed"), default=None)
+    parser.add_argument("--peers-dir", type=Path, default=None, help="otherwise `peers` beside the data")
     options = parser.parse_args()
+    data_dir: Path = options.data_dir or Path("data")
+    peers_dir: Path = options.peers_dir or data_dir.parent / "peers"
     studies: dict[str, Callable[[], dict[str, Any]]] = {
         "lenet": lambda: lenet_on_mnist(load("mnist", options.data_dir, limit=options.limit)),
         "cost": lambda: cost_against_parameters(HERE.parent / "docs" / "figures"),
         "vgg16": vgg16_norms,
+        "peers": lambda: against_peers(data_dir, peers_dir),
+        "closed": lambda: closed_brackets(data_dir),
     }
     path = HERE / "results.json"
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import pytest
 import torch
@@ -11,10 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from contracts.reach import CURVES, check_best_reach, check_curves, check_limits, scaled
 from contracts.search import Margin, check_search
 from mutants.search import SEARCHES
+from pertbound.forms import Form
 from pertbound.numerics import SLACK
-from pertbound.search import LARGEST, largest_certified
+from pertbound.relaxation import Ground
+from pertbound.search import LARGEST, best_reach, largest_certified
+from pertbound.sets import Ball
 
 
 def _of(*values: float) -> Tensor:
@@ -171,3 +176,139 @@ def test_mutant_is_caught(search: Callable[..., Tensor]) -> None:
     everything(largest_certified)
     with pytest.raises(AssertionError):
         everything(search)
+
+
+# --- the best reach ---------------------------------------------------------------------------------------------------
+
+
+def test_best_reach_on_curves() -> None:
+    check_curves()
+
+
+def test_best_reach_knows_its_limits() -> None:
+    check_limits()
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_eight_passes_come_close(name: str) -> None:
+    """What a certificate spends: near, wherever the start is within a factor of ten, and the fall is no cliff."""
+    curve, best = CURVES[name]
+    starts = best * torch.logspace(-1, 1, 21, dtype=torch.float64)
+    ones = torch.ones(21, dtype=torch.float64)
+    check_best_reach(scaled(curve, ones), starts, best * ones, short=0.15 if "up to" in name else 0.05)
+
+
+def test_best_reach_of_one_sample_does_not_depend_on_the_others() -> None:
+    scale = torch.tensor([0.01, 1.0, 50.0, 1.0], dtype=torch.float64)
+    curve = CURVES["falling: 2 / (1 + reach)"][0]
+    start = _of(0.2, 0.2, 0.2, 0.0)
+    whole = best_reach(lambda rows, reach: scaled(curve, scale[rows])(reach), start)
+    for i in range(4):
+        alone = best_reach(lambda rows, reach, i=i: scaled(curve, scale[i : i + 1])(reach), start[i : i + 1])
+        assert alone.tolist() == whole[i : i + 1].tolist()
+    assert whole[3] == 0.0, "a start of 0 is no reach"
+
+
+def test_best_reach_stops_asking() -> None:
+    """Near enough is enough, and no samples are no question."""
+    curve, best = CURVES["falling: 2 / (1 + reach)"]
+    ones = torch.ones(2, dtype=torch.float64)
+    assert check_best_reach(curve, 0.9 * best * ones, best * ones, passes=50) <= 8
+    assert best_reach(lambda rows, reach: reach, _of()).shape == (0,)
+    assert best_reach(lambda rows, reach: reach, torch.ones(1)).dtype == torch.float64
+
+
+# --- the radius of a ground -------------------------------------------------------------------------------------------
+
+
+def _ground(linear: Tensor, curvature: Tensor | None = None, constant: Tensor | None = None) -> Ground:
+    zeros = torch.zeros(len(linear), dtype=torch.float64)
+    return Ground(Form(linear, curvature), zeros if constant is None else constant)
+
+
+def _proved(ground: Ground, margin: Tensor, ball: Ball, reach: Tensor, groups: Tensor) -> Tensor:
+    found = ground.proved(margin, ball, torch.zeros_like(ground.form.linear), reach, groups)
+    assert bool((found >= 0).all())
+    assert bool((found <= reach).all())
+    return found
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
+def test_ground_gives_the_root(p: float, generator: torch.Generator) -> None:
+    """margin - dual norm(a) e = 0, in rational arithmetic but for the L2 norm: never above, and within 1e-4."""
+    a = torch.randn(40, 5, generator=generator, dtype=torch.float64) * torch.logspace(-3, 3, 40, dtype=torch.float64)[:, None]
+    margin = torch.rand(40, generator=generator, dtype=torch.float64) + 1e-3
+    slopes = torch.linalg.vector_norm(a, ord={1.0: math.inf, 2.0: 2, math.inf: 1}[p], dim=1)
+    found = _proved(_ground(a), margin, Ball(p=p), 37 * margin / slopes, torch.arange(40))
+    for i in range(40):
+        entries = [abs(Fraction(v)) for v in a[i].tolist()]
+        slope = max(entries) if p == 1 else sum(entries) if p == math.inf else None
+        if slope is None:
+            assert Fraction(float(found[i])) ** 2 * sum(e * e for e in entries) <= Fraction(float(margin[i])) ** 2
+            slope = Fraction(math.sqrt(sum(e * e for e in entries)))
+        assert p == 2 or Fraction(float(found[i])) * slope <= Fraction(float(margin[i]))
+        assert float(found[i]) >= float(margin[i]) / float(slope) * (1 - 1e-4)
+
+
+@pytest.mark.parametrize(("p", "room"), [(1.0, 1.0), (2.0, 1.0), (math.inf, 5.0)])
+def test_ground_counts_curvature(p: float, room: float, generator: torch.Generator) -> None:
+    """margin - dual norm(a) e - q / 2 (L2 norm)^2 = 0; the L2 norm is at most e, times the root of 5 for Linf."""
+    a = torch.randn(40, 5, generator=generator, dtype=torch.float64)
+    q = 10 ** (4 * torch.rand(40, generator=generator, dtype=torch.float64) - 2)
+    margin = torch.rand(40, generator=generator, dtype=torch.float64) + 1e-3
+    slope = torch.linalg.vector_norm(a, ord={1.0: math.inf, 2.0: 2, math.inf: 1}[p], dim=1)
+    root = 2 * margin / (slope + (slope.square() + 2 * q * room * margin).sqrt())
+    found = _proved(_ground(a, q), margin, Ball(p=p), 37 * root, torch.arange(40))
+    assert bool((found <= root).all())
+    assert bool((found >= root * (1 - 1e-4)).all())
+
+
+def test_a_group_has_the_radius_of_its_worst_item(generator: torch.Generator) -> None:
+    a = torch.randn(12, 3, generator=generator, dtype=torch.float64)
+    margin = torch.rand(12, generator=generator, dtype=torch.float64) + 0.1
+    far = torch.full((4,), 100.0, dtype=torch.float64)
+    groups = torch.tensor([0, 1, 2, 3] * 3)
+    alone = _proved(_ground(a), margin, Ball(), far.repeat(3), torch.arange(12))
+    together = _proved(_ground(a), margin, Ball(), far, groups)
+    torch.testing.assert_close(together, alone.reshape(3, 4).amin(0), rtol=2e-5, atol=0.0)
+    order = torch.randperm(12, generator=generator)
+    shuffled = _proved(_ground(a[order]), margin[order], Ball(), far, groups[order])
+    assert shuffled.tolist() == together.tolist()
+
+
+def test_ground_never_leaves_the_reach(generator: torch.Generator) -> None:
+    """The reach itself where it is proved, also where nothing ever fails; 0 for no reach or no margin."""
+    a = torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    margin, reach = torch.full((6,), 10.0, dtype=torch.float64), _of(1e-300, 1e-9, 1e-3, 0.1, 0.5, 0.0)
+    each = torch.arange(6)
+    assert _proved(_ground(a), margin, Ball(), reach, each).tolist() == reach.tolist()
+    nothing = _ground(torch.zeros_like(a))
+    assert _proved(nothing, margin, Ball(), _of(*[1e9] * 6), each).tolist() == [1e9] * 6
+    for bad in (0.0, -1.0, math.nan, -math.inf):
+        assert _proved(nothing, torch.full_like(margin, bad), Ball(), reach + 1, each).tolist() == [0.0] * 6
+        assert _proved(_ground(a), torch.full_like(margin, bad), Ball(), reach + 1, each).tolist() == [0.0] * 6
+
+
+def test_what_is_no_number_fails_closed(generator: torch.Generator) -> None:
+    a = torch.ones(3, 2, dtype=torch.float64)
+    margin, each, reach = torch.ones(3, dtype=torch.float64), torch.arange(3), _of(5.0, 5.0, 5.0)
+    for value in (math.nan, math.inf):
+        linear = a.clone()
+        linear[1, 0] = value
+        expected = [0.0 if i == 1 else 1 / math.sqrt(2) for i in range(3)]
+        assert _proved(_ground(linear), margin, Ball(), reach, each).tolist() == pytest.approx(expected, rel=1e-4)
+        curved = _ground(a, _of(0.0, value, 0.0))
+        assert _proved(curved, margin, Ball(), reach, each).tolist() == pytest.approx(expected, rel=1e-4)
+    for value in (math.nan, -math.inf):
+        lost = _ground(a, constant=_of(0.0, value, 0.0))
+        assert _proved(lost, margin, Ball(), reach, each).tolist() == pytest.approx(expected, rel=1e-4)
+    one_group = _ground(a, constant=_of(0.0, math.nan, 0.0))
+    assert _proved(one_group, margin, Ball(), _of(5.0), torch.zeros(3, dtype=torch.long)).tolist() == [0.0]
+
+
+def test_ground_uses_the_box() -> None:
+    """Entries that cannot move cost nothing; those that can, until they meet their end."""
+    box = (torch.tensor([0.0, -1.0]), torch.tensor([0.0, math.inf]))
+    ground = _ground(_of(7.0, 2.0)[None].repeat(3, 1))
+    found = _proved(ground, _of(1.0, 1.99, 2.5), Ball(p=math.inf, box=box), _of(9.0, 9.0, 9.0), torch.arange(3))
+    assert found.tolist() == pytest.approx([0.5, 0.995, 9.0], rel=1e-4)

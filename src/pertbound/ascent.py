@@ -32,6 +32,10 @@ AHEAD = 1.02
 """The radius that regions are built for, over the smallest root of a sample's items."""
 NEAR = 1.03
 """Items whose root is at most this many times that radius climb; the others are not what holds the sample back."""
+TRUSTED = 1.2
+"""A root beyond the radius that the regions hold for is extrapolated: it is believed up to this many times that."""
+REPAIRS = 3
+"""How often items that hold their sample back at the end climb again."""
 Key = tuple[str, str]
 """A node and a kind of free variable."""
 
@@ -214,7 +218,8 @@ class Ascent:
             if len(rows):
                 variables = self.variables.take(rows)
                 items = self._items(rows, self.reach, torch.float32)
-                self.root[rows] = items.ascend(variables, self.root[rows], min(ROUND, steps - done))
+                root = items.ascend(variables, self.root[rows], min(ROUND, steps - done))
+                self.root[rows] = torch.minimum(root, TRUSTED * items.reach)
                 self.variables.put(rows, variables)
             now = self.smallest(self.root).to(torch.float64)
             self.alive = self.alive & ((now - self._before).abs() > tolerance * now)
@@ -225,7 +230,26 @@ class Ascent:
                 break
 
     def proved(self) -> Tensor:
-        """The largest radius of each sample at which float64 proves every item, (samples,) float64; 0 where none."""
+        """The largest radius of each sample at which float64 proves every item, (samples,) float64; 0 where none.
+
+        Items that rested while the radius grew may hold their sample back: these climb once more.
+        """
+        every = torch.arange(len(self.sample))
         reach = self.smallest(self.root).to(torch.float64) * 1.001
-        items = self._items(torch.arange(len(self.sample)), reach, torch.float64)
-        return items.proved(self.variables, self.sample, reach)
+        radius = self._items(every, reach, torch.float64).proved(self.variables, every, reach[self.sample])
+        for _ in range(REPAIRS):
+            target = torch.minimum(self.typical(radius), reach)
+            rows = (radius < 0.98 * target[self.sample]).nonzero().flatten()
+            if len(rows) == 0:
+                break
+            variables = self.variables.take(rows)
+            items = self._items(rows, reach, torch.float32)
+            self.root[rows] = items.ascend(variables, items.reach.clone(), 2 * ROUND)
+            self.variables.put(rows, variables)
+            exact = self._items(rows, reach, torch.float64)
+            radius[rows] = torch.maximum(radius[rows], exact.proved(variables, torch.arange(len(rows)), exact.reach))
+        return self.smallest(radius)
+
+    def typical(self, values: Tensor) -> Tensor:
+        """The median of each sample's items: what a sample could have but for the items that were left behind."""
+        return values.reshape(len(self.reference), -1).median(1).values

@@ -8,10 +8,10 @@ point, the node's computed value at the sample. A `Form` says
 and each layer replaces its output's part by one of its inputs (`Layer.pull_back`), until only the input is left.
 Without curvature this is the backward substitution of linear relaxation (CROWN: Zhang et al. 2018). Curvature pays for
 the concave parts of activations all at once, with the L2 norm of a layer's displacement instead of one interval for
-each neuron, and is passed on through linear maps by their norm. THEORY.md of this project (docs) has the proofs.
+each neuron, and is passed on through linear maps by their norm. docs/theory.md has the proofs.
 
 Tensors have one row for each *item*: a sample together with the class that it is bounded against. In float64 every
-number is a proof: what rounding can have added is taken off (`shaved`). In float32 it is what an optimiser climbs.
+number is a proof: what rounding can have added is taken off (`total`). In float32 it is what an optimiser climbs.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from torch import Tensor
 from pertbound.forms import Form, Region, Regions, wide
 from pertbound.graph import INPUT, Graph, Node
 from pertbound.layers import Linear
+from pertbound.numerics import SLACK
 from pertbound.push import Push, Summary
 from pertbound.relaxation import pull_to_input
 from pertbound.sets import Ball, Box
@@ -71,7 +72,8 @@ class Rest:
         empty.
         """
         graph, eps = self.graph, eps.to(torch.float64)
-        radii = graph.derive(Push).radii(ball.l2_radius(eps, graph.input_shape)[:, None], self.summary)
+        pushed = graph.derive(Push).radii(ball.l2_radius(eps, graph.input_shape)[:, None], self.summary)
+        radii = {name: radius * (1 + SLACK) for name, radius in pushed.items()}  # what computing them rounds
         readers = {name: node.layer for node in graph.nodes for name in node.inputs}
         zero = torch.zeros_like(eps)
         found: Regions = {INPUT: Region(self.x, ball.bounds(self.x, eps), radii[INPUT].squeeze(1), zero)}

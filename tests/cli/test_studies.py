@@ -64,14 +64,16 @@ def test_the_demo_trains_brackets_and_reports(cli: Any, tmp_path: Path) -> None:
     assert done.code == 0
     assert "Violations of certificates: 0" in done.out
     rows = pq.read_table(tmp_path / "demo" / "rows.parquet").to_pydict()
-    assert len(rows["sample"]) == 3 * 360
+    assert len(rows["sample"]) == 5 * 360
     about = json.loads((tmp_path / "demo" / "run.json").read_text())
     assert about["accuracy"] > 0.93
     assert about["options"]["seed"] == 0
     assert (tmp_path / "demo" / "index.html").is_file()
     l2, method = np.array(rows["l2"], dtype=float), np.array(rows["method"])
-    lower, upper = l2[method == "lipschitz"], l2[method == "fgs"]
+    lower = np.maximum(l2[method == "lipschitz"], l2[method == "quadratic(40)"])
+    upper = np.fmin(l2[method == "fgs"], l2[method == "ddn"])
     assert (lower <= np.where(np.isnan(upper), np.inf, upper)).all()
+    assert lower.mean() > 0.6 * upper.mean()
 
 
 def test_the_demo_with_a_quick_training(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -116,10 +117,13 @@ def _along(layer: Layer, question: Question, pulled: Pulled, generator: torch.Ge
 
     yield tuple(np.zeros_like(long(region.value)) for region in question.inputs)
     for _ in range(2):
-        noise = [long(_normal(tuple(region.value.shape), generator)) for region in question.inputs]
+        noise = [
+            long(torch.randn(region.value.shape, generator=generator, dtype=torch.float64))
+            for region in question.inputs
+        ]
         yield tuple(stretched(d, r) for d, r in zip(noise, radii, strict=True))
     if not isinstance(layer, Linear):
-        same = long(_normal(tuple(question.inputs[0].value.shape), generator))
+        same = long(torch.randn(question.inputs[0].value.shape, generator=generator, dtype=torch.float64))
         if len({region.value.shape for region in question.inputs}) == 1:
             least = np.minimum.reduce(radii)
             for t in (1e-3, 1.0):
@@ -174,7 +178,7 @@ def _by_coordinates(layer: Layer, question: Question, pulled: Pulled, generator:
 
     lost = (a @ reads - line) / (1 if p is None else p[:, None].clamp_min(1e-300))
     ball = torch.minimum(torch.maximum(rest, low), high)
-    corner = torch.where(_uniform(rest.shape, generator) < 0.5, low, high)
+    corner = torch.where(torch.rand(rest.shape, generator=generator) < 0.5, low, high)
     for start in (ball, corner):
         z = start.clone()
         best, out = cost(z)

@@ -10,8 +10,9 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from contracts.cloud import MakeRegions, Pull
 from contracts.graphs import Builder, convolutional, mlp, residual
-from contracts.relaxation import MakeRegions, Pull, usual_regions
+from contracts.relaxation import usual_regions
 from pertbound.forms import Form, Region, Regions
 from pertbound.graph import Graph
 from pertbound.layers import Add

@@ -1,4 +1,4 @@
-"""Linear layers by the entries that each output reads, in long double: for exact products with forms and displacements."""
+"""Linear layers by the entries that each output reads, in long double."""
 
 from __future__ import annotations
 

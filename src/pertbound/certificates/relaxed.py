@@ -156,7 +156,7 @@ def relaxed(problem: Problem, name: str, memory: int, work: Work) -> Certified:
     radius, upper = torch.zeros_like(simple.radius), problem.known()
     rows = (simple.radius > 0).nonzero().flatten()
     with torch.no_grad(), flushed_denormals():
-        for part in rows.split(samples_at_once(problem.network, memory)):
+        for part in rows.split(samples_at_once(problem.network, memory)) if len(rows) else ():
             rest = Rest.of(problem.network, problem.x[part])
             radius[part] = torch.nan_to_num(
                 work(rest, simple.reference[part], simple.radius[part], upper[part]), nan=0.0

@@ -179,12 +179,12 @@ def bracket(
 ) -> None:
     """Both: the interval that holds the size of each sample's smallest adversarial perturbation, in L2.
 
-    The attacks come first (fast gradient sign, and ddn); certificates stop where they have nothing more to prove. With
+    The attacks come first (ddn, and the fast gradient sign); certificates stop where they have nothing more to prove. With
     --clip both sides are about inputs in that range.
 
     Example: pertbound bracket --model model.pt2 --data samples.npz --method auto --out runs/bracket
     """
-    attacks: tuple[Method, ...] = (FastGradientSign(max_epsilon=max_epsilon, clip=clip), DDN(clip=clip))
+    attacks = (DDN(clip=clip), FastGradientSign(max_epsilon=max_epsilon, clip=clip))
     options = {"max_epsilon": max_epsilon, "clip": clip, "methods": [m.value for m in method], "seconds": seconds}
     within = Ball(box=clip)
     _ask("Bracketed", model, architecture, data, data_dir, limit, out, labels, batch_size, overwrite, None, within)(

@@ -185,6 +185,11 @@ class Items:
             return ground.proved(self.margin, self.ball, self.regions[INPUT].value, reach, groups)
 
 
+def numbered(like: Tensor) -> Tensor:
+    """0, 1, 2, ... for the rows of `like`, on its device."""
+    return torch.arange(len(like), device=like.device)
+
+
 @final
 class Ascent:
     """All wrong classes of one batch of samples on their way up."""
@@ -198,7 +203,7 @@ class Ascent:
         self.alive = torch.ones(len(reference), dtype=torch.bool, device=reference.device)
         """The samples that still gain."""
         self._before = torch.zeros_like(start)
-        self.variables = self._items(torch.arange(len(self.sample)), self.reach, torch.float32).start(curved=True)
+        self.variables = self._items(numbered(self.sample), self.reach, torch.float32).start(curved=True)
 
     def _items(self, rows: Tensor, reach: Tensor, dtype: torch.dtype) -> Items:
         return Items.of(self.views, self.reference, self.sample[rows], self.other[rows], reach, dtype)
@@ -234,7 +239,7 @@ class Ascent:
 
         Items that rested while the radius grew may hold their sample back: these climb once more.
         """
-        every = torch.arange(len(self.sample))
+        every = numbered(self.sample)
         reach = self.smallest(self.root).to(torch.float64) * 1.001
         radius = self._items(every, reach, torch.float64).proved(self.variables, every, reach[self.sample])
         for _ in range(REPAIRS):
@@ -247,7 +252,7 @@ class Ascent:
             self.root[rows] = items.ascend(variables, items.reach.clone(), 2 * ROUND)
             self.variables.put(rows, variables)
             exact = self._items(rows, reach, torch.float64)
-            radius[rows] = torch.maximum(radius[rows], exact.proved(variables, torch.arange(len(rows)), exact.reach))
+            radius[rows] = torch.maximum(radius[rows], exact.proved(variables, numbered(rows), exact.reach))
         return self.smallest(radius)
 
     def typical(self, values: Tensor) -> Tensor:

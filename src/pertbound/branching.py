@@ -17,7 +17,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pertbound.ascent import Ascent, Items, Variables
+from pertbound.ascent import Ascent, Items, Variables, numbered
 from pertbound.forms import Region
 from pertbound.graph import INPUT, Graph
 from pertbound.layers.piecewise import TwoPieces
@@ -25,6 +25,8 @@ from pertbound.sets import Box
 
 AHEAD = 1.1
 """Regions are built for this many times the radius that is certified, until all of a sample's domains reach that."""
+FIRST = 16
+"""Domains that are split at first, until it is known how long one takes."""
 LEAF_STEPS = 100
 """Steps for a domain in which nothing is left to split."""
 SAME = 0.999
@@ -77,10 +79,10 @@ class Branching:
         """The smallest radius of a sample's domains in which nothing is left to split."""
         self._reads = {node.name: node.inputs[0] for node in rest.graph.nodes if isinstance(node.layer, TwoPieces)}
         signs = {
-            name: torch.zeros(len(ascent.sample), *rest.values[name].shape[1:], dtype=torch.int8)
+            name: rest.values[name].new_zeros((len(ascent.sample), *rest.values[name].shape[1:]), dtype=torch.int8)
             for name in dict.fromkeys(self._reads.values())
         }
-        radius = torch.zeros(len(ascent.sample), dtype=torch.float64)
+        radius = lower.new_zeros(len(ascent.sample))
         start = Domains(ascent.sample, ascent.other, radius, signs, ascent.variables)
         self.open = self._bounded(start, ascent.root.clone(), 0)
         self._settle()
@@ -93,15 +95,16 @@ class Branching:
     def run(self, *, seconds: float, ratio: float, steps: int, width: int) -> int:
         """Split until every sample's radius is `ratio` times its `upper` or exact, or the time is over.
 
-        At most `width` domains at a time, and `steps` for each half. Returns the number of splits.
+        At most `width` domains at a time, fewer where these would take more than a tenth of the time, and `steps` for
+        each half. Returns the number of splits.
         """
-        end, splits = time.monotonic() + seconds, 0
-        while self._reads and time.monotonic() < end:
-            rows = self._weakest(ratio, width)
+        start, splits, few = time.monotonic(), 0, min(width, FIRST)
+        while self._reads and (begun := time.monotonic()) < start + seconds:
+            rows = self._weakest(ratio, few)
             if len(rows) == 0:
                 break
             chosen = self.open.take(rows)
-            staying = torch.ones(len(self.open.sample), dtype=torch.bool)
+            staying = torch.ones_like(self.open.sample, dtype=torch.bool)
             staying[rows] = False
             others = self.open.take(staying.nonzero().flatten())
             halves, stuck = self._split(chosen)
@@ -112,6 +115,8 @@ class Branching:
                 halves = self._bounded(halves, guess, steps)
             self.open = others.and_(halves)
             self._settle()
+            each = (time.monotonic() - begun) / len(rows)
+            few = max(1, min(width, int(0.1 * seconds / each)))
         return splits
 
     def _finish(self, leaves: Domains) -> None:
@@ -135,7 +140,7 @@ class Branching:
         rows = rows[sample[rows].argsort(stable=True)]  # by sample, weakest first
         each = max(1, width // max(1, int(unfinished.sum())))
         first = torch.searchsorted(sample[rows].contiguous(), sample[rows].contiguous())
-        rank = torch.arange(len(rows)) - first
+        rank = numbered(rows) - first
         return rows[rank < each][:width]
 
     def _per_sample(self, radius: Tensor) -> Tensor:
@@ -159,7 +164,7 @@ class Branching:
             root = self._items(domains, torch.float32).ascend(domains.variables, guess, steps)
         exact = self._items(domains, torch.float64)
         reach = torch.minimum(root.to(torch.float64) * 1.001, exact.reach)
-        proved = exact.proved(domains.variables, torch.arange(len(reach)), reach)
+        proved = exact.proved(domains.variables, numbered(reach), reach)
         return replace(domains, radius=torch.maximum(domains.radius, proved))
 
     def _split(self, domains: Domains) -> tuple[Domains, Tensor]:

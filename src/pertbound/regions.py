@@ -73,7 +73,8 @@ class Rest:
         """
         graph, eps = self.graph, eps.to(torch.float64)
         pushed = graph.derive(Push).radii(ball.l2_radius(eps, graph.input_shape)[:, None], self.summary)
-        radii = {name: radius * (1 + SLACK) for name, radius in pushed.items()}  # what computing them rounds
+        # all but the input's are computed, and rounded
+        radii = {name: radius if name == INPUT else radius * (1 + SLACK) for name, radius in pushed.items()}
         readers = {name: node.layer for node in graph.nodes for name in node.inputs}
         zero = torch.zeros_like(eps)
         found: Regions = {INPUT: Region(self.x, ball.bounds(self.x, eps), radii[INPUT].squeeze(1), zero)}
@@ -108,7 +109,7 @@ def tightened(graph: Graph, name: str, regions: Regions, entries: Tensor, ball: 
             rows, columns = sample[at : at + piece], entry[at : at + piece]
             some = take(regions, rows)
             unit = torch.zeros(len(rows), lower.shape[1], dtype=torch.float64, device=eps.device)
-            unit[torch.arange(len(rows)), columns] = 1.0
+            unit.scatter_(1, columns[:, None], 1.0)
             value = region.value.flatten(1)[rows, columns]
             for sign, ends in ((1.0, lower), (-1.0, upper)):
                 form = Form(sign * unit.reshape(-1, *region.value.shape[1:]))
@@ -147,7 +148,7 @@ class Views:
         tight = self.rest.take(stale).regions(self.ball, wanted, tighten=self.tighten)
         for name, region in tight.items():
             if name not in self._kept:
-                wide_open = torch.full((len(self._reach), *region.value.shape[1:]), torch.inf, dtype=torch.float64)
+                wide_open = self._reach.new_full((len(self._reach), *region.value.shape[1:]), torch.inf)
                 self._kept[name] = Box(-wide_open, wide_open.clone())
             self._kept[name].lower[stale], self._kept[name].upper[stale] = region.box.lower, region.box.upper
         self._reach[stale] = wanted

@@ -179,8 +179,8 @@ def bracket(
 ) -> None:
     """Both: the interval that holds the size of each sample's smallest adversarial perturbation, in L2.
 
-    The attacks come first (ddn, and the fast gradient sign); certificates stop where they have nothing more to prove. With
-    --clip both sides are about inputs in that range.
+    The attacks come first (ddn, and the fast gradient sign); certificates stop where they have nothing more to prove.
+    With --clip both sides are about inputs in that range.
 
     Example: pertbound bracket --model model.pt2 --data samples.npz --method auto --out runs/bracket
     """

@@ -72,7 +72,7 @@ def against_peers(data_dir: Path, peers_dir: Path) -> dict[str, Any]:
     return results
 
 
-def closed_brackets(data_dir: Path, samples: int = 100, seconds: float = 10.0) -> dict[str, Any]:
+def closed_brackets(data_dir: Path, samples: int = 100, seconds: float = 3.0) -> dict[str, Any]:
     """The network 784-50-50-10: how many of the first samples' brackets branch and bound closes to one percent."""
     model, shape = load_model(CHECKPOINTS / "mlp_mnist.safetensors", "mlp")
     network = pb.from_torch(model, torch.zeros(2, *shape))

@@ -24,6 +24,8 @@ from pertbound.sets import Ball
 
 RATES = {"slope": 0.05, "shift": 0.05, "curvature": 0.1, "centre": 0.1}
 """Step sizes of Adam for each kind of variable, in the units that `Variables.duals` gives them."""
+SLOWING = 40.0
+"""After so many steps they are half as long, and stay so."""
 CURVATURE = -1.0
 """Logarithm of the curvature that every nonlinear layer starts with, in units of margin / radius^2."""
 ROUND = 5
@@ -84,6 +86,13 @@ class Variables:
         steps, scale = torch.cat([self.steps, others.steps]), torch.cat([self.scale, others.scale])
         return Variables(both(self.raw, others.raw), first, second, steps, scale)
 
+    def forget(self) -> None:
+        """Adam starts anew: gradients of another problem would only make its steps short."""
+        for part in (self.first, self.second):
+            for tensor in part.values():
+                tensor.zero_()
+        self.steps.zero_()
+
     def put(self, rows: Tensor, others: Variables) -> None:
         """Set those of some items."""
         for mine, theirs in ((self.raw, others.raw), (self.first, others.first), (self.second, others.second)):
@@ -115,7 +124,7 @@ class Variables:
     def climb(self, gradients: dict[Key, Tensor]) -> None:
         """One step of Adam upwards."""
         self.steps.add_(1)
-        size = (1 - 0.999**self.steps).sqrt() / (1 - 0.9**self.steps)
+        size = (1 - 0.999**self.steps).sqrt() / (1 - 0.9**self.steps) / (1 + self.steps.clamp_max(SLOWING) / SLOWING)
         for key, gradient in gradients.items():
             self.first[key].lerp_(gradient, 0.1)
             self.second[key].lerp_(gradient.square(), 0.001)

@@ -10,6 +10,7 @@ are the free shifts of the lines.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import final
@@ -25,10 +26,11 @@ from pertbound.sets import Box
 
 AHEAD = 1.1
 """Regions are built for this many times the radius that is certified, until all of a sample's domains reach that."""
-FIRST = 16
+FIRST = 32
 """Domains that are split at first, until it is known how long one takes."""
-LEAF_STEPS = 100
-"""Steps for a domain in which nothing is left to split."""
+LEAF_STEPS = 10
+"""Steps before each proof of a domain in which nothing is left to split, and how many such rounds there are."""
+LEAF_ROUNDS = 40
 SAME = 0.999
 """Radii that differ by less are not worth a split."""
 Signs = dict[str, Tensor]
@@ -108,32 +110,47 @@ class Branching:
             staying[rows] = False
             others = self.open.take(staying.nonzero().flatten())
             halves, stuck = self._split(chosen)
-            self._finish(chosen.take(stuck))
+            others = others.and_(self._finish(chosen.take(stuck)))
             splits += len(halves.sample) // 2
             if len(halves.sample):
                 guess = torch.minimum(halves.radius * 1.05, self.reach[halves.sample]).to(torch.float32)
                 halves = self._bounded(halves, guess, steps)
             self.open = others.and_(halves)
             self._settle()
-            each = (time.monotonic() - begun) / len(rows)
-            few = max(1, min(width, int(0.1 * seconds / each)))
+            share = (time.monotonic() - begun) / seconds
+            few = max(1, few // 2) if share > 0.2 else min(width, 2 * few) if share < 0.1 else few
         return splits
 
-    def _finish(self, leaves: Domains) -> None:
-        """Nothing is left to split in these: their relaxations are exact, and only the ascent falls short."""
-        if len(leaves.sample):
-            guess = torch.minimum(leaves.radius * 1.01, self.reach[leaves.sample]).to(torch.float32)
-            leaves = self._bounded(leaves, guess, LEAF_STEPS)
-            self.exact = self.exact.scatter_reduce(0, leaves.sample, leaves.radius, "amin")
+    def _finish(self, leaves: Domains) -> Domains:
+        """Nothing is left to split in these: their relaxations are exact, and only the ascent falls short.
+
+        Returns those that wait for a larger reach; what the others have is final.
+        """
+        if len(leaves.sample) == 0:
+            return leaves
+        leaves.variables.forget()
+        for _ in range(LEAF_ROUNDS):  # the climb is not steady there, and every stop is a chance
+            short = (leaves.radius < self.reach[leaves.sample] * SAME).nonzero().flatten()
+            if len(short) == 0:
+                break
+            part = leaves.take(short)
+            guess = torch.minimum(part.radius * 1.05, self.reach[part.sample]).to(torch.float32)
+            part = self._bounded(part, guess, LEAF_STEPS)
+            leaves.radius[short] = part.radius
+            leaves.variables.put(short, part.variables)
+        waits = leaves.radius >= self.reach[leaves.sample] * SAME
+        final = ~waits
+        self.exact = self.exact.scatter_reduce(0, leaves.sample[final], leaves.radius[final], "amin")
+        return leaves.take(waits.nonzero().flatten())
 
     def _weakest(self, ratio: float, width: int) -> Tensor:
         """The domains to split: of every sample that is not finished, as many of the weakest."""
         weakest = self._per_sample(self.open.radius)
         unfinished = (self.lower < ratio * self.upper) & (weakest < self.exact * SAME)
-        raised = unfinished & (weakest >= self.reach * (1 - 1e-6))
+        raised = unfinished & (weakest >= self.reach * SAME)
         self.reach = torch.where(raised, torch.minimum(AHEAD * self.reach, self.upper), self.reach)
         sample = self.open.sample
-        worth = torch.minimum(self.reach, self.exact * SAME)
+        worth = torch.minimum(self.reach, self.exact) * SAME
         can = unfinished[sample] & (self.open.radius < worth[sample])
         rows = can.nonzero().flatten()
         rows = rows[self.open.radius[rows].argsort()]
@@ -195,10 +212,10 @@ class Branching:
         side = torch.cat([torch.ones_like(rows), -torch.ones_like(rows)]).to(torch.int8)
         at = torch.cat([entry[rows], entry[rows]])
         for name, part in scores.items():
-            size = part[0].numel()
+            size = math.prod(part.shape[1:])
             here = (at >= 0) & (at < size)
             where = here.nonzero().flatten()
-            parent.signs[name].view(len(side), -1)[where, at[where]] = side[where]
+            parent.signs[name].view(len(side), size)[where, at[where]] = side[where]
             at = torch.where(here, torch.full_like(at, -1), at - size)
         return parent, (~can).nonzero().flatten()
 
@@ -209,7 +226,7 @@ class Branching:
         with torch.enable_grad():
             a = linear.detach().clone().requires_grad_(True)
             (move,) = torch.autograd.grad(self.views.ball.minimum(a, x, eps).sum(), a)
-        values: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {INPUT: x + move}
 
         def keep(node: object, _: object, value: Tensor) -> None:
             values[node.name] = value  # type: ignore[attr-defined]

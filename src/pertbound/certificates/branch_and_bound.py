@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
+import torch
 from torch import Tensor
 
 from pertbound.ascent import Ascent
@@ -55,7 +56,7 @@ class BranchAndBound(Certificate):
             views = Views(rest, problem.within, self.memory if self.tighten else None)
             ascent = Ascent(views, reference, lipschitz)
             ascent.climb(self.root_steps, tolerance=1e-4, upper=upper)
-            branching = Branching(ascent, ascent.proved(), upper)
+            branching = Branching(ascent, torch.maximum(ascent.proved(), lipschitz), upper)
             seconds = self.seconds * len(reference)
             branching.run(seconds=seconds, ratio=self.ratio, steps=self.steps, width=self.width)
             return branching.lower

@@ -152,17 +152,26 @@ def linear_radius(rest: Rest, ball: Ball, reference: Tensor, reach: Tensor, tigh
 
 def relaxed(problem: Problem, name: str, memory: int, work: Work) -> Certified:
     """Ask `work` about the samples that Lipschitz certifies at all, in pieces that fit the memory."""
-    simple = Lipschitz().certify(problem)
-    radius, upper = torch.zeros_like(simple.radius), problem.known()
-    rows = (simple.radius > 0).nonzero().flatten()
-    with torch.no_grad(), flushed_denormals():
-        for part in rows.split(samples_at_once(problem.network, memory)) if len(rows) else ():
-            rest = Rest.of(problem.network, problem.x[part])
-            radius[part] = torch.nan_to_num(
-                work(rest, simple.reference[part], simple.radius[part], upper[part]), nan=0.0
-            )
+    # gradients are needed whatever the caller's mode, and tensors that inference mode made cannot have any
+    with torch.inference_mode(False), torch.no_grad(), flushed_denormals():
+        x, network = problem.x.detach().clone(), problem.network.derive(_with_plain_tensors)
+        simple = Lipschitz().certify(problem)
+        reference, start = simple.reference.clone(), simple.radius.clone()
+        radius, upper = torch.zeros_like(start), problem.known().clone()
+        rows = (start > 0).nonzero().flatten()
+        for part in rows.split(samples_at_once(network, memory)) if len(rows) else ():
+            rest = Rest.of(network, x[part])
+            radius[part] = torch.nan_to_num(work(rest, reference[part], start[part], upper[part]), nan=0.0)
     guarantee = Guarantee(problem.within.norm_name, problem.within.domain)
     return Certified(radius, simple.reference, simple.predicted, name, guarantee)
+
+
+def _with_plain_tensors(graph: Graph) -> Graph:
+    """The graph, its weights copied where inference mode made them. For `Graph.derive`."""
+    tensors = (value for node in graph.nodes for value in vars(node.layer).values() if isinstance(value, Tensor))
+    if any(tensor.is_inference() for tensor in tensors):
+        return graph.with_tensors(lambda tensor: tensor.clone(), graph.dtype)
+    return graph
 
 
 def samples_at_once(graph: Graph, memory: int) -> int:

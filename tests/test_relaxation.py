@@ -201,8 +201,6 @@ def _one_bad_chain(layers: int) -> tuple[Graph, float]:
     return b.graph(), eps
 
 
-
-
 def test_radii_are_rounded_upwards() -> None:
     """A ball of radius eps, scaled; the point that goes furthest goes along the first axis."""
     for layers in (1, 5, 40):

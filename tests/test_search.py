@@ -236,7 +236,10 @@ def _proved(ground: Ground, margin: Tensor, ball: Ball, reach: Tensor, groups: T
 @pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
 def test_ground_gives_the_root(p: float, generator: torch.Generator) -> None:
     """margin - dual norm(a) e = 0, in rational arithmetic but for the L2 norm: never above, and within 1e-4."""
-    a = torch.randn(40, 5, generator=generator, dtype=torch.float64) * torch.logspace(-3, 3, 40, dtype=torch.float64)[:, None]
+    a = (
+        torch.randn(40, 5, generator=generator, dtype=torch.float64)
+        * torch.logspace(-3, 3, 40, dtype=torch.float64)[:, None]
+    )
     margin = torch.rand(40, generator=generator, dtype=torch.float64) + 1e-3
     slopes = torch.linalg.vector_norm(a, ord={1.0: math.inf, 2.0: 2, math.inf: 1}[p], dim=1)
     found = _proved(_ground(a), margin, Ball(p=p), 37 * margin / slopes, torch.arange(40))

@@ -79,6 +79,7 @@ class Branching:
         """What regions are built for: domains whose radius is as large rest until it is raised."""
         self.exact = torch.full_like(lower, torch.inf)
         """The smallest radius of a sample's domains in which nothing is left to split."""
+        self._end = 0.0
         self._reads = {node.name: node.inputs[0] for node in rest.graph.nodes if isinstance(node.layer, TwoPieces)}
         signs = {
             name: rest.values[name].new_zeros((len(ascent.sample), *rest.values[name].shape[1:]), dtype=torch.int8)
@@ -100,8 +101,9 @@ class Branching:
         At most `width` domains at a time, fewer where these would take more than a tenth of the time, and `steps` for
         each half. Returns the number of splits.
         """
-        start, splits, few = time.monotonic(), 0, min(width, FIRST)
-        while self._reads and (begun := time.monotonic()) < start + seconds:
+        splits, few = 0, min(width, FIRST)
+        self._end = time.monotonic() + seconds
+        while self._reads and (begun := time.monotonic()) < self._end:
             rows = self._weakest(ratio, few)
             if len(rows) == 0:
                 break
@@ -131,7 +133,7 @@ class Branching:
         leaves.variables.forget()
         for _ in range(LEAF_ROUNDS):  # the climb is not steady there, and every stop is a chance
             short = (leaves.radius < self.reach[leaves.sample] * SAME).nonzero().flatten()
-            if len(short) == 0:
+            if len(short) == 0 or time.monotonic() > self._end:
                 break
             part = leaves.take(short)
             guess = torch.minimum(part.radius * 1.05, self.reach[part.sample]).to(torch.float32)

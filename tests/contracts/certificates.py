@@ -17,8 +17,8 @@ from torch import Tensor
 
 from contracts.graphs import Builder
 from oracles.balls import true_minimum
-from oracles.milp import smallest_perturbation
-from oracles.networks import random_conv_graph, random_relu_graph
+from oracles.milp import _Question, smallest_perturbation
+from oracles.networks import random_conv_graph, random_relu_graph, random_smooth_graph
 from pertbound.ascent import Ascent
 from pertbound.branching import Branching, Domains
 from pertbound.certificates import (
@@ -26,13 +26,12 @@ from pertbound.certificates import (
     Certificate,
     Interval,
     LinearRelaxation,
-    Lipschitz,
     QuadraticRelaxation,
     certify,
 )
 from pertbound.forms import wide
 from pertbound.graph import INPUT, Graph, in_float64
-from pertbound.layers import Add, Concat, LeakyReLU, Shape
+from pertbound.layers import Add, Concat, LeakyReLU, Shape, Sigmoid, Softplus
 from pertbound.regions import Rest, Views
 from pertbound.relaxation import Ground
 from pertbound.sets import Ball
@@ -44,8 +43,8 @@ CERTIFICATES: dict[str, Certificate] = {
     "linear": LinearRelaxation(),
     "quadratic": QuadraticRelaxation(steps=30),
     "quadratic, tight": QuadraticRelaxation(steps=30, tighten=True),
-    "branch and bound": BranchAndBound(seconds=0.15, root_steps=20),
-    "branch and bound, plain": BranchAndBound(seconds=0.15, root_steps=20, tighten=False),
+    "branch and bound": BranchAndBound(seconds=0.08, root_steps=20),
+    "branch and bound, plain": BranchAndBound(seconds=0.08, root_steps=20, tighten=False),
 }
 """Cheap ones of each kind."""
 
@@ -95,7 +94,12 @@ KINDS: dict[str, Callable[[torch.Generator], Graph]] = {
     "residual": lambda g: residual_graph(int(torch.randint(1000, (1,), generator=g))),
     "concatenated": lambda g: concatenated_graph(int(torch.randint(1000, (1,), generator=g))),
     "float64": lambda g: random_relu_graph(g, (3, 6, 6, 3), dtype=torch.float64),
+    "tanh": lambda g: random_smooth_graph(g, (3, 7, 3), 3.0),
+    "sigmoid": lambda g: random_smooth_graph(g, (3, 6, 6, 3), 4.0, activation=Sigmoid),
+    "softplus": lambda g: random_smooth_graph(g, (3, 6, 3), 3.0, activation=lambda shape: Softplus(shape, 3.0, 20.0)),
 }
+SMOOTH = ("tanh", "sigmoid", "softplus")
+"""What the oracle does not know: there the nearest point that a search found has to do."""
 BOXES = ("free", "box", "entries")
 """No box, one for all entries, and one for each entry."""
 
@@ -147,9 +151,9 @@ def question(kind: str, p: float, box: str = "free", *, seed: int = 0, samples: 
         reference = graph(x).argmax(1)
         found: list[tuple[Tensor, Tensor, float]] = []
         for one, own in zip(x, reference.tolist(), strict=True):
-            answer = smallest_perturbation(graph, one, own, p=p, box=ball.box)
-            if answer.witness is not None:
-                found.append((one, answer.witness, answer.distance_upper))
+            witness, distance = _nearest(graph, one, own, p, ball.box, searched=kind in SMOOTH)
+            if witness is not None:
+                found.append((one, witness, distance))
             if len(found) == samples:
                 points, witnesses, distances = zip(*found, strict=True)
                 exact = torch.tensor(distances, dtype=torch.float64)
@@ -158,7 +162,19 @@ def question(kind: str, p: float, box: str = "free", *, seed: int = 0, samples: 
     raise AssertionError(f"no samples whose class can change: {kind}, {box}")
 
 
-# --- checks -------------------------------------------------------------------------------------------------------------
+def _nearest(
+    graph: Graph, x: Tensor, reference: int, p: float, box: tuple[float | Tensor, float | Tensor] | None, searched: bool
+) -> tuple[Tensor | None, float]:
+    """The nearest point of another class, or one near it, and its distance."""
+    if not searched:
+        answer = smallest_perturbation(graph, x, reference, p=p, box=box)
+        return answer.witness, answer.distance_upper
+    asked = _Question(graph, x, reference, p, box)
+    point = asked.search()
+    return None if point is None else asked.sample(point), asked.distance(point)
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
 
 
 def check_below_exact(certificate: Certificate, questions: Iterable[Question]) -> float:
@@ -215,7 +231,7 @@ def _least(ground: Ground, ball: Ball, x: Tensor, item: int, eps: float) -> floa
     return float(ground.constant[item]) + least - bent
 
 
-def check_domains(asked: Question, generator: torch.Generator, *, seconds: float = 0.3) -> int:
+def check_domains(asked: Question, generator: torch.Generator, *, seconds: float = 0.2) -> int:
     """Branch and bound from the inside: no wrong point is lost, none is in two domains, none is nearer than its domain.
 
     A point has the signs of the activations' inputs there. Sought are points of each wrong class around each sample.
@@ -231,9 +247,9 @@ def check_domains(asked: Question, generator: torch.Generator, *, seconds: float
     closed: list[Domains] = []
     finish = branching._finish
 
-    def spy(leaves: Domains) -> object:
-        closed.append(leaves)
-        return finish(leaves)
+    def spy(leaves: Domains, *options: object) -> object:
+        closed.append(leaves.take(torch.arange(len(leaves.sample))))
+        return finish(leaves, *options)  # type: ignore[arg-type]
 
     branching._finish = spy  # type: ignore[method-assign, assignment]
     splits = branching.run(seconds=seconds, ratio=1.0, steps=4, width=16)

@@ -19,7 +19,7 @@ from pertbound.graph import INPUT, Graph
 from pertbound.problem import Certified, Guarantee, Problem
 from pertbound.regions import Rest, Views, take
 from pertbound.relaxation import margin_at_rest, margin_form, pull_to_input, wrong_classes
-from pertbound.search import best_reach
+from pertbound.search import LARGEST, best_reach
 from pertbound.sets import Ball
 
 MEMORY = 2**30
@@ -157,11 +157,13 @@ def relaxed(problem: Problem, name: str, memory: int, work: Work) -> Certified:
         x, network = problem.x.detach().clone(), problem.network.derive(_with_plain_tensors)
         simple = Lipschitz().certify(problem)
         reference, start = simple.reference.clone(), simple.radius.clone()
-        radius, upper = torch.zeros_like(start), problem.known().clone()
-        rows = (start > 0).nonzero().flatten()
+        done = start >= 0.99 * LARGEST  # as far as anyone looks
+        radius, upper = torch.where(done, start, 0.0), problem.known().clamp_max(LARGEST)
+        rows = ((start > 0) & ~done).nonzero().flatten()
         for part in rows.split(samples_at_once(network, memory)) if len(rows) else ():
             rest = Rest.of(network, x[part])
-            radius[part] = torch.nan_to_num(work(rest, reference[part], start[part], upper[part]), nan=0.0)
+            found = work(rest, reference[part], start[part], upper[part])
+            radius[part] = torch.nan_to_num(found, nan=0.0).clamp_max(LARGEST)
     guarantee = Guarantee(problem.within.norm_name, problem.within.domain)
     return Certified(radius, simple.reference, simple.predicted, name, guarantee)
 

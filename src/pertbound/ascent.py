@@ -154,6 +154,17 @@ class Items:
         margin = margin_at_rest(rest.logits[sample], own, other)
         return Items(rest, ball, form, margin, regions, reach[sample].to(dtype))
 
+    def take(self, rows: Tensor) -> Items:
+        """Those of some rows."""
+        form = Form(self.form.linear[rows])
+        return Items(self.rest, self.ball, form, self.margin[rows], take(self.regions, rows), self.reach[rows])
+
+    def to(self, dtype: torch.dtype) -> Items:
+        """In that dtype."""
+        regions = {name: region.to(dtype) for name, region in self.regions.items()}
+        form, reach = Form(self.form.linear.to(dtype)), self.reach.to(dtype)
+        return Items(self.rest, self.ball, form, self.margin, regions, reach)
+
     def start(self, *, curved: bool) -> Variables:
         """Variables to begin with."""
         graph = self.rest.graph

@@ -19,22 +19,21 @@ import torch
 from torch import Tensor
 
 from pertbound.ascent import Ascent, Items, Variables, numbered
-from pertbound.forms import Region
+from pertbound.forms import Signs, wide
 from pertbound.graph import INPUT, Graph
 from pertbound.layers.piecewise import TwoPieces
-from pertbound.sets import Box
+from pertbound.leaves import smallest
+from pertbound.regions import cut, empty, met
 
-AHEAD = 1.1
+SMALL = 256
+"""Where all nodes have at most so many entries together, domains have boxes of their own and multipliers of a convex
+program before anything climbs: a network's inputs are then so few that most patterns of signs are those of no input."""
+AHEAD, AHEAD_SMALL = 1.1, 1.5
 """Regions are built for this many times the radius that is certified, until all of a sample's domains reach that."""
 FIRST = 32
 """Domains that are split at first, until it is known how long one takes."""
-LEAF_STEPS = 10
-"""Steps before each proof of a domain in which nothing is left to split, and how many such rounds there are."""
-LEAF_ROUNDS = 40
 SAME = 0.999
 """Radii that differ by less are not worth a split."""
-Signs = dict[str, Tensor]
-"""For each node that an activation with two pieces reads: -1, 0 (free) or 1 for each entry, (domains, *shape) int8."""
 
 
 @final
@@ -48,11 +47,16 @@ class Domains:
     """Certified, (domains,) float64."""
     signs: Signs
     variables: Variables
+    reach: Tensor
+    """What their regions were built for when `radius` was proved, (domains,)."""
+    entry: Tensor
+    """Which entry of all signs, flattened one node after the other, is split next; -1 where none is left. (domains,)"""
 
     def take(self, rows: Tensor) -> Domains:
         """Those of some rows."""
         signs = {name: part[rows] for name, part in self.signs.items()}
-        return Domains(self.sample[rows], self.other[rows], self.radius[rows], signs, self.variables.take(rows))
+        sample, other, radius = self.sample[rows], self.other[rows], self.radius[rows]
+        return Domains(sample, other, radius, signs, self.variables.take(rows), self.reach[rows], self.entry[rows])
 
     def and_(self, others: Domains) -> Domains:
         """Both."""
@@ -63,6 +67,8 @@ class Domains:
             torch.cat([self.radius, others.radius]),
             signs,
             self.variables.and_(others.variables),
+            torch.cat([self.reach, others.reach]),
+            torch.cat([self.entry, others.entry]),
         )
 
 
@@ -75,18 +81,23 @@ class Branching:
         rest = ascent.views.rest
         self.views, self.rest, self.reference = ascent.views, rest, ascent.reference
         self.lower, self.upper = lower.clone(), upper
-        self.reach = torch.minimum(AHEAD * lower, upper)
+        entries = sum(value[0].numel() for value in rest.values.values())
+        self.own = self.views.tighten if entries <= SMALL else None
+        """Bytes to work in for boxes of each domain's own, or None."""
+        self.ahead = AHEAD if self.own is None else AHEAD_SMALL
+        self.reach = torch.minimum(self.ahead * lower, upper)
         """What regions are built for: domains whose radius is as large rest until it is raised."""
         self.exact = torch.full_like(lower, torch.inf)
         """The smallest radius of a sample's domains in which nothing is left to split."""
-        self._end = 0.0
         self._reads = {node.name: node.inputs[0] for node in rest.graph.nodes if isinstance(node.layer, TwoPieces)}
+        self._sources = list(dict.fromkeys(self._reads.values()))
         signs = {
             name: rest.values[name].new_zeros((len(ascent.sample), *rest.values[name].shape[1:]), dtype=torch.int8)
-            for name in dict.fromkeys(self._reads.values())
+            for name in self._sources
         }
         radius = lower.new_zeros(len(ascent.sample))
-        start = Domains(ascent.sample, ascent.other, radius, signs, ascent.variables)
+        none = -torch.ones_like(ascent.sample)
+        start = Domains(ascent.sample, ascent.other, radius, signs, ascent.variables, radius, none)
         self.open = self._bounded(start, ascent.root.clone(), 0)
         self._settle()
 
@@ -102,8 +113,8 @@ class Branching:
         each half. Returns the number of splits.
         """
         splits, few = 0, min(width, FIRST)
-        self._end = time.monotonic() + seconds
-        while self._reads and (begun := time.monotonic()) < self._end:
+        end = time.monotonic() + seconds
+        while self._reads and (begun := time.monotonic()) < end:
             rows = self._weakest(ratio, few)
             if len(rows) == 0:
                 break
@@ -111,46 +122,38 @@ class Branching:
             staying = torch.ones_like(self.open.sample, dtype=torch.bool)
             staying[rows] = False
             others = self.open.take(staying.nonzero().flatten())
-            halves, stuck = self._split(chosen)
-            others = others.and_(self._finish(chosen.take(stuck)))
+            kept = chosen.radius >= SAME * chosen.reach  # all that was asked: a larger reach may need no split
+            halves, stuck = self._split(chosen.take((~kept).nonzero().flatten()))
+            others = others.and_(self._finish(stuck))
             splits += len(halves.sample) // 2
-            if len(halves.sample):
-                guess = torch.minimum(halves.radius * 1.05, self.reach[halves.sample]).to(torch.float32)
-                halves = self._bounded(halves, guess, steps)
-            self.open = others.and_(halves)
+            again = chosen.take(kept.nonzero().flatten()).and_(halves)
+            if len(again.sample):
+                guess = torch.minimum(again.radius * 1.05, self.reach[again.sample]).to(torch.float32)
+                again = self._bounded(again, guess, steps)
+            self.open = others.and_(again)
             self._settle()
             share = (time.monotonic() - begun) / seconds
             few = max(1, few // 2) if share > 0.2 else min(width, 2 * few) if share < 0.1 else few
         return splits
 
     def _finish(self, leaves: Domains) -> Domains:
-        """Nothing is left to split in these: their relaxations are exact, and only the ascent falls short.
+        """Nothing was left to split in these: what is proved of them now is final, unless a larger reach splits them.
 
-        Returns those that wait for a larger reach; what the others have is final.
+        Returns those that stay open.
         """
         if len(leaves.sample) == 0:
             return leaves
-        leaves.variables.forget()
-        for _ in range(LEAF_ROUNDS):  # the climb is not steady there, and every stop is a chance
-            short = (leaves.radius < self.reach[leaves.sample] * SAME).nonzero().flatten()
-            if len(short) == 0 or time.monotonic() > self._end:
-                break
-            part = leaves.take(short)
-            guess = torch.minimum(part.radius * 1.05, self.reach[part.sample]).to(torch.float32)
-            part = self._bounded(part, guess, LEAF_STEPS)
-            leaves.radius[short] = part.radius
-            leaves.variables.put(short, part.variables)
-        waits = leaves.radius >= self.reach[leaves.sample] * SAME
-        final = ~waits
+        leaves = self._bounded(leaves, leaves.radius, 0)
+        final = (leaves.entry < 0) & (leaves.radius < self.reach[leaves.sample] * SAME)
         self.exact = self.exact.scatter_reduce(0, leaves.sample[final], leaves.radius[final], "amin")
-        return leaves.take(waits.nonzero().flatten())
+        return leaves.take((~final).nonzero().flatten())
 
     def _weakest(self, ratio: float, width: int) -> Tensor:
         """The domains to split: of every sample that is not finished, as many of the weakest."""
         weakest = self._per_sample(self.open.radius)
         unfinished = (self.lower < ratio * self.upper) & (weakest < self.exact * SAME)
         raised = unfinished & (weakest >= self.reach * SAME)
-        self.reach = torch.where(raised, torch.minimum(AHEAD * self.reach, self.upper), self.reach)
+        self.reach = torch.where(raised, torch.minimum(self.ahead * self.reach, self.upper), self.reach)
         sample = self.open.sample
         worth = torch.minimum(self.reach, self.exact) * SAME
         can = unfinished[sample] & (self.open.radius < worth[sample])
@@ -171,28 +174,56 @@ class Branching:
         proved = torch.minimum(self._per_sample(self.open.radius), self.exact)
         self.lower = torch.maximum(self.lower, torch.minimum(proved, self.reach))
 
-    def _items(self, domains: Domains, dtype: torch.dtype) -> Items:
-        items = Items.of(self.views, self.reference, domains.sample, domains.other, self.reach, dtype)
-        regions = {name: _cut(region, domains.signs.get(name)) for name, region in items.regions.items()}
-        return replace(items, regions=regions)
+    def _items(self, domains: Domains) -> Items:
+        """In float64, their regions cut to the signs."""
+        sample, dtype = domains.sample, torch.float64
+        items = Items.of(self.views, self.reference, sample, domains.other, self.reach, dtype)
+        if self.own is None:
+            return replace(items, regions={name: cut(r, domains.signs.get(name)) for name, r in items.regions.items()})
+        rest = self.rest.take(sample)
+        regions = rest.regions(self.views.ball, self.reach[sample], tighten=self.own, signs=domains.signs)
+        return replace(items, regions=met(regions, items.regions))
 
     def _bounded(self, domains: Domains, guess: Tensor, steps: int) -> Domains:
         """The domains after so many steps, with what float64 proves; never less than before."""
-        root = guess
-        if steps:
-            root = self._items(domains, torch.float32).ascend(domains.variables, guess, steps)
-        exact = self._items(domains, torch.float64)
-        reach = torch.minimum(root.to(torch.float64) * 1.001, exact.reach)
-        proved = exact.proved(domains.variables, numbered(reach), reach)
-        return replace(domains, radius=torch.maximum(domains.radius, proved))
+        items = self._items(domains)
+        radius = torch.where(empty(items.regions), items.reach, domains.radius)
+        piece = self._on_one_piece(items)
+        # cheaper than to climb, often enough, and all there is to know of an affine network
+        rows = ((radius < items.reach * SAME) & (piece | (self.own is not None))).nonzero().flatten()
+        if len(rows):
+            signs = {name: part[rows] for name, part in domains.signs.items()}
+            radius[rows] = torch.maximum(radius[rows], smallest(items.take(rows), signs))
+        rows = ((radius < items.reach * SAME) & ~piece).nonzero().flatten()
+        if len(rows):
+            radius[rows] = torch.maximum(radius[rows], self._climbed(items, domains, rows, guess, steps))
+        return replace(domains, radius=radius, entry=self._loosest(items, domains.variables, radius), reach=items.reach)
 
-    def _split(self, domains: Domains) -> tuple[Domains, Tensor]:
-        """Both halves of each domain, and the rows of those that nothing is left to split in."""
-        items = self._items(domains, torch.float32)
-        scores: dict[str, Tensor] = {}
+    def _on_one_piece(self, items: Items) -> Tensor:
+        """Where no layer's relaxation is loose, (items,) bool."""
+        loose = [
+            node.layer.undecided(items.regions[node.inputs[0]].box).flatten(1).any(1) for node in self.rest.graph.nodes
+        ]
+        return ~torch.stack(loose).any(0)
+
+    def _climbed(self, items: Items, domains: Domains, rows: Tensor, guess: Tensor, steps: int) -> Tensor:
+        """What float64 proves of those rows after so many steps, which change their variables."""
+        items, variables, root = items.take(rows), domains.variables.take(rows), guess[rows]
+        if steps:
+            root = items.to(torch.float32).ascend(variables, root, steps)
+            domains.variables.put(rows, variables)
+        reach = torch.minimum(root.to(torch.float64) * 1.001, items.reach)
+        return items.proved(variables, numbered(reach), reach)
+
+    def _loosest(self, items: Items, variables: Variables, radius: Tensor) -> Tensor:
+        """The entry at which each item's bound loses most, counted as in `Domains.entry`."""
+        if not self._sources:
+            return torch.full(radius.shape, -1, device=radius.device)
+        items = items.to(torch.float32)
+        scores = {name: torch.zeros_like(items.regions[name].value) for name in self._sources}
         with torch.no_grad():
-            ground = items.ground(domains.variables)
-            values = self._worst(items, ground.form.linear, domains.radius)
+            ground = items.ground(variables)
+            values = self._worst(items, ground.form.linear, radius)
             for node in self.rest.graph.nodes:
                 source = self._reads.get(node.name)
                 if source is None or node.name not in ground.forms:
@@ -204,22 +235,28 @@ class Branching:
                     form, line, curvature, region, items.regions[node.name].value, values[source]
                 )
                 free = node.layer.undecided(region.box)
-                score = torch.where(free, loose.clamp_min(1e-30), 0.0)
-                scores[source] = torch.maximum(scores[source], score) if source in scores else score
-            flat = torch.cat([part.flatten(1) for part in scores.values()], 1)
-            best, entry = flat.max(1)
-            can = best > 0
-        rows = can.nonzero().flatten()
+                score = torch.where(free, loose.nan_to_num(0.0).clamp(1e-30, 1e30), 0.0)
+                scores[source] = torch.maximum(scores[source], score)
+            if self.own is not None:  # rows of signs are exact where all before them have a sign
+                passed = torch.zeros_like(radius, dtype=torch.bool)
+                for name in self._sources:
+                    scores[name] = scores[name].masked_fill(wide(passed, scores[name]), 0.0)
+                    passed = passed | (scores[name] > 0).flatten(1).any(1)
+            best, entry = torch.cat([scores[name].flatten(1) for name in self._sources], 1).max(1)
+            return torch.where(best > 0, entry, -1)
+
+    def _split(self, domains: Domains) -> tuple[Domains, Domains]:
+        """Both halves of each domain, and those domains that nothing is left to split in."""
+        rows = (domains.entry >= 0).nonzero().flatten()
         parent = domains.take(torch.cat([rows, rows]))
         side = torch.cat([torch.ones_like(rows), -torch.ones_like(rows)]).to(torch.int8)
-        at = torch.cat([entry[rows], entry[rows]])
-        for name, part in scores.items():
+        at = parent.entry.clone()
+        for part in parent.signs.values():
             size = math.prod(part.shape[1:])
-            here = (at >= 0) & (at < size)
-            where = here.nonzero().flatten()
-            parent.signs[name].view(len(side), size)[where, at[where]] = side[where]
-            at = torch.where(here, torch.full_like(at, -1), at - size)
-        return parent, (~can).nonzero().flatten()
+            where = ((at >= 0) & (at < size)).nonzero().flatten()
+            part.view(len(side), size)[where, at[where]] = side[where]
+            at = at - size
+        return parent, domains.take((domains.entry < 0).nonzero().flatten())
 
     def _worst(self, items: Items, linear: Tensor, radius: Tensor) -> dict[str, Tensor]:
         """The values of all nodes at the input where the domain's bound is least, float32."""
@@ -235,13 +272,3 @@ class Branching:
 
         self.rest.graph.run((x + move).to(self.rest.graph.dtype), keep)
         return {name: value.to(x.dtype) for name, value in values.items()}
-
-
-def _cut(region: Region, signs: Tensor | None) -> Region:
-    """The region with its box cut to the given signs."""
-    if signs is None:
-        return region
-    zero = torch.zeros_like(region.box.lower)
-    lower = torch.where(signs > 0, torch.maximum(region.box.lower, zero), region.box.lower)
-    upper = torch.where(signs < 0, torch.minimum(region.box.upper, zero), region.box.upper)
-    return replace(region, box=Box(lower, upper))

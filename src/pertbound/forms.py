@@ -68,6 +68,8 @@ class Region:
 
 Regions = dict[str, Region]
 """The region of every node by its name, the graph's input included."""
+Signs = dict[str, Tensor]
+"""For some nodes the sign that each entry is known to have: -1, 0 (unknown) or 1, (items, *shape) int8."""
 
 
 @final

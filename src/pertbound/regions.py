@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pertbound.forms import Form, Region, Regions, wide
+from pertbound.forms import Form, Region, Regions, Signs, wide
 from pertbound.graph import INPUT, Graph, Node
 from pertbound.layers import Linear
 from pertbound.numerics import SLACK
@@ -62,7 +62,7 @@ class Rest:
         values = {name: v[rows] for name, v in self.values.items()}
         return Rest(self.graph, values, Summary(noise, steepest, jacobian))
 
-    def regions(self, ball: Ball, eps: Tensor, *, tighten: int | None = None) -> Regions:
+    def regions(self, ball: Ball, eps: Tensor, *, tighten: int | None = None, signs: Signs | None = None) -> Regions:
         """The regions for inputs within `ball` of radius eps (samples,) around each sample; float64, sound.
 
         At every node the box is the intersection of what intervals say (`Layer.interval` of the boxes before), what the
@@ -70,6 +70,9 @@ class Rest:
         With `tighten`, a number of bytes to work in, also of what linear relaxation says of the entries that the layer
         reading them is undecided about. All of these hold the node's exact value at the sample, so no intersection is
         empty.
+
+        With `signs` the regions are those of inputs that give these entries these signs. Then intersections can be
+        empty, lower > upper (`empty`): no such input exists, and all else that is said of that sample is idle.
         """
         graph, eps = self.graph, eps.to(torch.float64)
         pushed = graph.derive(Push).radii(ball.l2_radius(eps, graph.input_shape)[:, None], self.summary)
@@ -77,7 +80,8 @@ class Rest:
         radii = {name: radius if name == INPUT else radius * (1 + SLACK) for name, radius in pushed.items()}
         readers = {name: node.layer for node in graph.nodes for name in node.inputs}
         zero = torch.zeros_like(eps)
-        found: Regions = {INPUT: Region(self.x, ball.bounds(self.x, eps), radii[INPUT].squeeze(1), zero)}
+        at_input = Region(self.x, ball.bounds(self.x, eps), radii[INPUT].squeeze(1), zero)
+        found: Regions = {INPUT: at_input if signs is None else cut(at_input, signs.get(INPUT))}
         for node in graph.nodes:
             value, radius = self.values[node.name], radii[node.name].squeeze(1)
             noise = self.summary.noise[node.name]
@@ -92,6 +96,8 @@ class Rest:
                 undecided = readers[node.name].undecided(found[node.name].box)
                 box = tightened(graph, node.name, found, undecided, ball, eps, tighten)
                 found[node.name] = Region(value, box, radius, noise)
+            if signs is not None:
+                found[node.name] = cut(found[node.name], signs.get(node.name))
         return found
 
 
@@ -139,7 +145,12 @@ class Views:
         if self.tighten is None:
             return found
         self._renew(rows[(eps > self._reach[rows]) | (eps < STALE * self._reach[rows])], rows, eps)
-        return {name: _met(region, self._kept.get(name), rows) for name, region in found.items()}
+        return {
+            name: _met(region, Box(self._kept[name].lower[rows], self._kept[name].upper[rows]))
+            if name in self._kept
+            else region
+            for name, region in found.items()
+        }
 
     def _renew(self, stale: Tensor, rows: Tensor, eps: Tensor) -> None:
         if len(stale) == 0:
@@ -154,10 +165,28 @@ class Views:
         self._reach[stale] = wanted
 
 
-def _met(region: Region, box: Box | None, rows: Tensor) -> Region:
-    if box is None:
+def _met(region: Region, box: Box) -> Region:
+    lower, upper = torch.maximum(region.box.lower, box.lower), torch.minimum(region.box.upper, box.upper)
+    return replace(region, box=Box(lower, upper))
+
+
+def met(some: Regions, others: Regions) -> Regions:
+    """`some` with boxes that are the intersections of both."""
+    return {name: _met(region, others[name].box) for name, region in some.items()}
+
+
+def empty(regions: Regions) -> Tensor:
+    """Where some box is empty, (samples,) bool."""
+    crossed = [(r.box.lower > r.box.upper).flatten(1).any(1) for r in regions.values()]
+    return torch.stack(crossed).any(0)
+
+
+def cut(region: Region, signs: Tensor | None) -> Region:
+    """The region with its box cut to the given signs."""
+    if signs is None:
         return region
-    lower, upper = torch.maximum(region.box.lower, box.lower[rows]), torch.minimum(region.box.upper, box.upper[rows])
+    lower = torch.where(signs > 0, region.box.lower.clamp_min(0.0), region.box.lower)
+    upper = torch.where(signs < 0, region.box.upper.clamp_max(0.0), region.box.upper)
     return replace(region, box=Box(lower, upper))
 
 

@@ -15,28 +15,19 @@ from contracts.graphs import Builder, residual
 from oracles.milp import smallest_perturbation
 from oracles.networks import random_relu_graph, random_smooth_graph
 from pertbound.ascent import Ascent
-from pertbound.branching import Branching, Domains, _cut
+from pertbound.branching import Branching, Domains
 from pertbound.certificates import BranchAndBound, LinearRelaxation, Lipschitz, QuadraticRelaxation, certify
 from pertbound.forms import Region
 from pertbound.graph import INPUT, Graph
 from pertbound.layers import Add, LeakyReLU, ReLU
-from pertbound.regions import Rest, Views
+from pertbound.regions import Rest, Views, cut
 from pertbound.search import LARGEST
 from pertbound.sets import Ball, Box
 
-ENOUGH = BranchAndBound(seconds=5.0)
+ENOUGH = BranchAndBound(seconds=15.0)
 """More than is needed below."""
 SMALL = [(3, 8, 8, 3), (4, 12, 12, 3), (4, 24, 3), (3, 10, 2), (5, 20, 4), (3, 6, 6, 6, 3), (2, 16, 16, 2)]
 LARGE = [(5, 25, 25, 3), (6, 25, 25, 2), (5, 50, 3)]
-
-
-def _near(asked: Question, share: torch.Tensor, wanted: float) -> None:
-    """Short of the minimum is an expected failure for now; above it is none (`demand_below`)."""
-    if float(share.min()) < wanted:
-        pytest.xfail(
-            f"{asked.name}: {share.tolist()} of the minimum: leaves are climbed by Adam, and empty sign patterns are "
-            "not recognised as such"
-        )
 
 
 def _asked(widths: tuple[int, ...], seed: int, p: float, samples: int = 1) -> Question:
@@ -60,16 +51,16 @@ def test_small_networks_are_exact(widths: tuple[int, ...], seed: int) -> None:
     """Without being told: at least 0.985 of the minimum, never more, and long before the time is over."""
     asked = _asked(widths, seed, 2.0)
     share = asked.demand_below(ENOUGH)
-    _near(asked, share, 0.985)
+    assert float(share.min()) >= 0.985, share
 
 
 @pytest.mark.parametrize("p", [1.0, math.inf])
 @pytest.mark.parametrize("widths", [(3, 8, 8, 3), (3, 10, 2)], ids=str)
-def test_other_norms_come_near(widths: tuple[int, ...], p: float) -> None:
-    """The ascent is not smooth there, and stops earlier."""
+def test_other_norms_are_exact(widths: tuple[int, ...], p: float) -> None:
+    """The ascent is not smooth there; linear programs end what it leaves."""
     asked = _asked(widths, 3, p)
-    share = asked.demand_below(BranchAndBound(seconds=2.0))
-    _near(asked, share, 0.85)
+    share = asked.demand_below(BranchAndBound(seconds=8.0))
+    assert float(share.min()) >= 0.985, share
 
 
 @pytest.mark.slow
@@ -78,7 +69,7 @@ def test_other_norms_come_near(widths: tuple[int, ...], p: float) -> None:
 def test_fifty_units_are_exact(widths: tuple[int, ...], seed: int) -> None:
     asked = _asked(widths, seed, 2.0)
     share = asked.demand_below(BranchAndBound(seconds=60.0))
-    _near(asked, share, 0.985)
+    assert float(share.min()) >= 0.985, share
 
 
 @pytest.mark.slow
@@ -86,21 +77,21 @@ def test_fifty_units_are_exact(widths: tuple[int, ...], seed: int) -> None:
 def test_more_small_networks_are_exact(seed: int) -> None:
     asked = _asked(SMALL[seed % len(SMALL)], seed, 2.0, samples=3)
     share = asked.demand_below(BranchAndBound(seconds=20.0))
-    _near(asked, share, 0.985)
+    assert float(share.min()) >= 0.985, share
 
 
 @pytest.mark.parametrize("kind", ["leaky 0.2", "residual", "concatenated", "two classes"])
 def test_other_graphs_are_exact(kind: str) -> None:
     asked = question(kind, 2.0, "free", seed=3, samples=1)
     share = asked.demand_below(ENOUGH)
-    _near(asked, share, 0.985)
+    assert float(share.min()) >= 0.985, share
 
 
 @pytest.mark.parametrize("kind", ["two layers", "leaky 3"])
 def test_a_box_is_no_obstacle(kind: str) -> None:
     asked = question(kind, 2.0, "box", seed=2, samples=1)
     share = asked.demand_below(ENOUGH)
-    _near(asked, share, 0.985)
+    assert float(share.min()) >= 0.985, share
 
 
 def test_more_than_its_root() -> None:
@@ -135,8 +126,12 @@ def test_what_it_cannot_branch_on_keeps_its_relaxation(generator: torch.Generato
     ("concatenated", 1.0, "free"),
     ("max pooling", 2.0, "box"),
 ])  # fmt: skip
-def test_every_wrong_point_is_in_one_domain(kind: str, p: float, box: str, generator: torch.Generator) -> None:
-    assert check_domains(question(kind, p, box), generator) > 3
+@pytest.mark.parametrize("tighten", [None, 2**24], ids=["shared boxes", "own boxes"])
+def test_every_wrong_point_is_in_one_domain(
+    kind: str, p: float, box: str, tighten: int | None, generator: torch.Generator
+) -> None:
+    seconds = 0.2 if tighten is None else 0.5
+    assert check_domains(question(kind, p, box), generator, seconds=seconds, tighten=tighten) > 0
 
 
 def _branching(asked: Question) -> Branching:
@@ -153,8 +148,9 @@ def test_children_partition_their_parent() -> None:
     domains = branching.open
     for _ in range(3):
         halves, stuck = branching._split(domains)
-        rows = [i for i in range(len(domains.sample)) if i not in stuck.tolist()]
+        rows = [i for i, entry in enumerate(domains.entry.tolist()) if entry >= 0]
         assert len(halves.sample) == 2 * len(rows)
+        assert len(stuck.sample) + len(rows) == len(domains.sample)
         for at, row in enumerate(rows):
             upper, lower = (halves.take(torch.tensor([i])) for i in (at, at + len(rows)))
             parent = domains.take(torch.tensor([row]))
@@ -173,18 +169,18 @@ def test_children_partition_their_parent() -> None:
                 assert half.radius.tolist() == parent.radius.tolist()
                 for key, raw in half.variables.raw.items():
                     assert torch.equal(raw, parent.variables.raw[key])
-        domains = halves
+        domains = branching._bounded(halves, halves.radius.to(torch.float32), 0)
 
 
 def test_boxes_are_cut_where_the_signs_say() -> None:
     low, high = torch.tensor([[-1.0, -2.0, -3.0, 0.5]]), torch.tensor([[1.0, 2.0, 3.0, 0.7]])
     zero = torch.zeros(1)
     region = Region(torch.zeros(1, 4), Box(low, high), zero, zero)
-    assert _cut(region, None) is region
-    cut = _cut(region, torch.tensor([[1, -1, 0, 1]], dtype=torch.int8))
-    assert cut.box.lower.tolist() == [[0.0, -2.0, -3.0, 0.5]]
-    assert cut.box.upper.tolist() == [[1.0, 0.0, 3.0, pytest.approx(0.7)]]
-    assert torch.equal(cut.value, region.value)
+    assert cut(region, None) is region
+    found = cut(region, torch.tensor([[1, -1, 0, 1]], dtype=torch.int8))
+    assert found.box.lower.tolist() == [[0.0, -2.0, -3.0, 0.5]]
+    assert found.box.upper.tolist() == [[1.0, 0.0, 3.0, pytest.approx(0.7)]]
+    assert torch.equal(found.value, region.value)
     assert torch.equal(region.box.lower, low), "the region itself stays"
 
 

@@ -231,17 +231,19 @@ def _least(ground: Ground, ball: Ball, x: Tensor, item: int, eps: float) -> floa
     return float(ground.constant[item]) + least - bent
 
 
-def check_domains(asked: Question, generator: torch.Generator, *, seconds: float = 0.2) -> int:
+def check_domains(
+    asked: Question, generator: torch.Generator, *, seconds: float = 0.2, tighten: int | None = None
+) -> int:
     """Branch and bound from the inside: no wrong point is lost, none is in two domains, none is nearer than its domain.
 
     A point has the signs of the activations' inputs there. Sought are points of each wrong class around each sample.
-    Returns the number of splits.
+    With `tighten` domains have boxes of their own. Returns the number of splits.
     """
     graph, ball = asked.graph, asked.ball
     rest = Rest.of(graph, asked.x)
     reference = rest.logits.argmax(1)
     start = asked.radius(LinearRelaxation())
-    ascent = Ascent(Views(rest, ball, None), reference, start)
+    ascent = Ascent(Views(rest, ball, tighten), reference, start)
     ascent.climb(10)
     branching = Branching(ascent, torch.maximum(ascent.proved(), start), torch.full_like(start, torch.inf))
     closed: list[Domains] = []

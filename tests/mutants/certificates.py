@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from unittest.mock import patch
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,11 +23,11 @@ from contracts.certificates import (
     question,
 )
 from contracts.reach import check_curves, check_limits
-from pertbound import ascent, branching, regions, relaxation, search
-from pertbound.ascent import Ascent
+from pertbound import ascent, branching, leaves, regions, relaxation, search
+from pertbound.ascent import Ascent, Items
 from pertbound.branching import Branching, Domains
 from pertbound.certificates import BranchAndBound, Interval, LinearRelaxation, QuadraticRelaxation, relaxed
-from pertbound.forms import Region, Regions
+from pertbound.forms import Region, Regions, Signs
 from pertbound.graph import Graph
 from pertbound.regions import Rest, Views
 from pertbound.relaxation import Ground
@@ -81,13 +82,14 @@ def _evaluated() -> None:
 
 def _branch_and_bound() -> None:
     kinds = [("two layers", 2.0, "free"), ("three layers", 2.0, "box"), ("five classes", 2.0, "box")]
-    check_below_exact(BranchAndBound(seconds=0.3, root_steps=20), [question(*kind) for kind in kinds])
+    check_below_exact(BranchAndBound(seconds=1.5, root_steps=20), [question(*kind) for kind in kinds])
 
 
 def _domains() -> None:
     generator = torch.Generator().manual_seed(20171204)
     for kind in (("three layers", 2.0, "box"), ("two layers", 2.0, "free")):
         check_domains(question(*kind), generator)
+        check_domains(question(*kind), generator, seconds=0.5, tighten=2**24)
 
 
 def _reach() -> None:
@@ -124,7 +126,7 @@ def _everywhere(name: str, broken: object) -> Mutant:
 
     def start() -> AbstractContextManager[object]:
         stack = ExitStack()
-        for module in (ascent, branching, relaxation, regions, relaxed, search):
+        for module in (ascent, branching, leaves, relaxation, regions, relaxed, search):
             if hasattr(module, name):
                 stack.enter_context(patch.object(module, name, broken))
         return stack
@@ -153,10 +155,10 @@ def _never_proved(self: Ascent) -> Tensor:
 
 
 def _half_the_reach(
-    self: Rest, ball: Ball, eps: Tensor, *, tighten: int | None = None, regions: Callable[..., Regions] = Rest.regions
+    self: Rest, ball: Ball, eps: Tensor, *, whole: Callable[..., Regions] = Rest.regions, **options: object
 ) -> Regions:
     """Regions of a ball of half the radius."""
-    return regions(self, ball, eps / 2, tighten=tighten)
+    return whole(self, ball, eps / 2, **options)
 
 
 def _class_skipped(
@@ -176,21 +178,51 @@ def _wrong_margin(
 
 
 def _one_half(
-    self: Branching, domains: Domains, split: Callable[..., tuple[Domains, Tensor]] = Branching._split
-) -> tuple[Domains, Tensor]:
+    self: Branching, domains: Domains, split: Callable[..., tuple[Domains, Domains]] = Branching._split
+) -> tuple[Domains, Domains]:
     """The domains where the split activation is off are forgotten."""
     halves, stuck = split(self, domains)
     return halves.take(torch.arange(len(halves.sample) // 2)), stuck
 
 
-def _other_side(region: Region, signs: Tensor | None, cut: Callable[..., Region] = branching._cut) -> Region:
+def _other_side(region: Region, signs: Tensor | None, cut: Callable[..., Region] = regions.cut) -> Region:
     """Boxes cut on the side that the sign allows."""
     return cut(region, None if signs is None else -signs)
 
 
-def _one_sided(region: Region, signs: Tensor | None, cut: Callable[..., Region] = branching._cut) -> Region:
+def _one_sided(region: Region, signs: Tensor | None, cut: Callable[..., Region] = regions.cut) -> Region:
     """Both halves are told that the activation is off."""
     return cut(region, None if signs is None else -signs.abs())
+
+
+def _nearly_empty(regions_: Regions, empty: Callable[..., Tensor] = regions.empty) -> Tensor:
+    """A domain is given up where a box has become small."""
+    small = [
+        (r.box.upper - r.box.lower < 0.2 * (r.box.upper - r.box.lower).mean()).flatten(1) for r in regions_.values()
+    ]
+    return empty(regions_) | torch.cat(small, 1).any(1)
+
+
+def _negated_rows(items: Items, signs: Signs, part: Tensor, rows: Callable[..., leaves._Rows] = leaves._rows) -> object:
+    """Signs are read the wrong way round."""
+    return rows(items, {name: -sign for name, sign in signs.items()}, part)
+
+
+def _farther_rows(items: Items, signs: Signs, part: Tensor, rows: Callable[..., leaves._Rows] = leaves._rows) -> object:
+    """Every constraint is half as far away again."""
+    found = rows(items, signs, part)
+    return replace(found, offset=1.5 * found.offset)
+
+
+def _signed(g: np.ndarray, h: np.ndarray, low: np.ndarray, high: np.ndarray, p: float, reach: float) -> np.ndarray:
+    """Multipliers of equations, which may be negative."""
+    u = np.linalg.lstsq(np.vstack([-g.T, h[None] / reach]), np.append(np.zeros(g.shape[1]), 1.0))[0]
+    return u if p == 2 else np.abs(u)
+
+
+def _believed(items: Items, part: Tensor, rows: leaves._Rows) -> Tensor:
+    """Wherever the solver has multipliers, the domain is excluded as far as was asked."""
+    return items.reach[part].clone()
 
 
 def _closed_early(
@@ -294,9 +326,14 @@ MUTANTS: dict[str, tuple[Mutant, str]] = {
     "a class skipped, ascents": (_everywhere("wrong_classes", _class_skipped), "quadratic"),
     "the margin of another class": (_everywhere("margin_at_rest", _wrong_margin), "linear classifiers"),
     "one half of a split forgotten": (_patched(Branching, "_split", _one_half), "domains"),
-    "signs applied to the other side": (_patched(branching, "_cut", _other_side), "domains"),
-    "signs applied to one side": (_patched(branching, "_cut", _one_sided), "domains"),
-    "signs applied to one side, radii": (_patched(branching, "_cut", _one_sided), "branch and bound"),
+    "signs applied to the other side": (_everywhere("cut", _other_side), "domains"),
+    "signs applied to one side": (_everywhere("cut", _one_sided), "domains"),
+    "signs applied to one side, radii": (_everywhere("cut", _one_sided), "branch and bound"),
+    "boxes that nearly cross are empty": (_everywhere("empty", _nearly_empty), "domains"),
+    "rows of the signs negated": (_patched(leaves, "_rows", _negated_rows), "branch and bound"),
+    "rows farther away than they are": (_patched(leaves, "_rows", _farther_rows), "branch and bound"),
+    "multipliers of either sign": (_patched(leaves, "_multipliers", _signed), "branch and bound"),
+    "what the solver says, unproved": (_patched(leaves, "_proved", _believed), "branch and bound"),
     "leaves closed too far away": (_patched(Branching, "_finish", _closed_early), "branch and bound"),
     "a larger domain's radius": (_patched(Branching, "_bounded", _parents_radius), "domains"),
     "the reach instead of what is proved": (_everywhere("best_reach", _reach_itself), "linear"),

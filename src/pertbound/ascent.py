@@ -24,17 +24,19 @@ from pertbound.sets import Ball
 
 RATES = {"slope": 0.05, "shift": 0.05, "curvature": 0.1, "centre": 0.1}
 """Step sizes of Adam for each kind of variable, in the units that `Variables.duals` gives them."""
-SLOWING = 40.0
-"""After so many steps they are half as long, and stay so."""
+FIRST, LAST = 1.5, 0.2
+"""Where it is known how many steps there will be, the first is so many times as long and the last, falling evenly."""
+LATER = 0.5
+"""Where it is not, in problems that were climbed before, they are so many times as long."""
 CURVATURE = -1.0
 """Logarithm of the curvature that every nonlinear layer starts with, in units of margin / radius^2."""
-ROUND = 5
-"""Steps between two updates of the radius that regions are built for."""
+ROUNDS = (2, 2, 2, 2, 2, 5)
+"""Steps between two updates of the radius that regions are built for: often at first, when it is far too small."""
 AHEAD = 1.02
 """The radius that regions are built for, over the smallest root of a sample's items."""
 NEAR = 1.03
 """Items whose root is at most this many times that radius climb; the others are not what holds the sample back."""
-TRUSTED = 1.2
+TRUSTED = 2.0
 """A root beyond the radius that the regions hold for is extrapolated: it is believed up to this many times that."""
 REPAIRS = 3
 """How often items that hold their sample back at the end climb again."""
@@ -121,10 +123,11 @@ class Variables:
             found[node.name] = Duals(**own)
         return found
 
-    def climb(self, gradients: dict[Key, Tensor]) -> None:
-        """One step of Adam upwards."""
+    def climb(self, gradients: dict[Key, Tensor], planned: int | None) -> None:
+        """One step of Adam upwards, of so many that are planned."""
         self.steps.add_(1)
-        size = (1 - 0.999**self.steps).sqrt() / (1 - 0.9**self.steps) / (1 + self.steps.clamp_max(SLOWING) / SLOWING)
+        size = (1 - 0.999**self.steps).sqrt() / (1 - 0.9**self.steps)
+        size = size * (LATER if planned is None else (FIRST * (1 - self.steps / planned)).clamp_min(LAST))
         for key, gradient in gradients.items():
             self.first[key].lerp_(gradient, 0.1)
             self.second[key].lerp_(gradient.square(), 0.001)
@@ -151,7 +154,8 @@ class Items:
         needed, position = sample.unique(return_inverse=True)
         regions = take(views.regions(needed, reach[needed]), position, dtype)
         form = margin_form(own, other, rest.graph.classes, dtype)
-        margin = margin_at_rest(rest.logits[sample], own, other)
+        drift = rest.take(needed).drift(ball, reach[needed], reference[needed])[position, other]
+        margin = margin_at_rest(rest.logits[sample], own, other) - drift
         return Items(rest, ball, form, margin, regions, reach[sample].to(dtype))
 
     def take(self, rows: Tensor) -> Items:
@@ -179,8 +183,11 @@ class Items:
             graph, self.form, graph.output.name, self.regions, variables.duals(self.rest, self.regions)
         )
 
-    def ascend(self, variables: Variables, root: Tensor, steps: int) -> Tensor:
-        """Climb so many steps, changing `variables`; from one guess of the roots, (items,), to the next."""
+    def ascend(self, variables: Variables, root: Tensor, steps: int, planned: int | None = None) -> Tensor:
+        """Climb so many steps, changing `variables`; from one guess of the roots, (items,), to the next.
+
+        `planned` is how many steps these variables will take in all.
+        """
         x, margin = self.regions[INPUT].value, self.margin.to(self.reach.dtype)
         keys = list(variables.raw)
         for _ in range(steps):
@@ -192,7 +199,7 @@ class Items:
             with torch.no_grad():
                 fall = (-slope).clamp_min(1e-9)
                 climbs = (torch.nan_to_num(g / wide(fall, g), 0.0, 0.0, 0.0) for g in gradients)
-                variables.climb(dict(zip(keys, climbs, strict=True)))
+                variables.climb(dict(zip(keys, climbs, strict=True)), planned)
                 found = eps + torch.nan_to_num(value / fall, nan=-1.0)
                 root = (eps + 0.7 * (found - eps)).clamp(0.7 * eps, 1.6 * eps).detach()
         return root
@@ -223,6 +230,8 @@ class Ascent:
         self.alive = torch.ones(len(reference), dtype=torch.bool, device=reference.device)
         """The samples that still gain."""
         self._before = torch.zeros_like(start)
+        self.done, self.rounds = 0, 0
+        """Steps and rounds so far."""
         self.variables = self._items(numbered(self.sample), self.reach, torch.float32).start(curved=True)
 
     def _items(self, rows: Tensor, reach: Tensor, dtype: torch.dtype) -> Items:
@@ -233,26 +242,30 @@ class Ascent:
         worst = torch.full((len(self.reference),), torch.inf, dtype=values.dtype, device=values.device)
         return worst.scatter_reduce(0, self.sample, values, "amin")
 
-    def climb(self, steps: int, *, tolerance: float = 1e-3, upper: Tensor | None = None) -> None:
+    def climb(
+        self, steps: int, *, tolerance: float = 1e-3, upper: Tensor | None = None, planned: int | None = None
+    ) -> None:
         """At most so many more steps for each sample; those whose radius gains less than `tolerance` in a round rest.
 
-        No region is built for more than `upper` (samples,), where it is given.
+        No region is built for more than `upper` (samples,), where it is given. `planned` is how many steps there will
+        be in all, where more follow.
         """
-        for done in range(0, steps, ROUND):
+        end = self.done + steps
+        while self.done < end and bool(self.alive.any()):
+            length = min(ROUNDS[min(self.rounds, len(ROUNDS) - 1)], end - self.done)
+            self.done, self.rounds = self.done + length, self.rounds + 1
             rows = (self.alive[self.sample] & (self.root <= NEAR * self.reach[self.sample])).nonzero().flatten()
             if len(rows):
                 variables = self.variables.take(rows)
                 items = self._items(rows, self.reach, torch.float32)
-                root = items.ascend(variables, self.root[rows], min(ROUND, steps - done))
+                root = items.ascend(variables, self.root[rows], length, planned or end)
                 self.root[rows] = torch.minimum(root, TRUSTED * items.reach)
                 self.variables.put(rows, variables)
             now = self.smallest(self.root).to(torch.float64)
-            self.alive = self.alive & ((now - self._before).abs() > tolerance * now)
+            self.alive = self.alive & ((now - self._before).abs() > tolerance * now * length / ROUNDS[-1])
             self._before = now
             reach = now.clamp(0.5 * self.reach, 2 * self.reach) * AHEAD
             self.reach = torch.where(self.alive, reach if upper is None else torch.minimum(reach, upper), self.reach)
-            if not bool(self.alive.any()):
-                break
 
     def proved(self) -> Tensor:
         """The largest radius of each sample at which float64 proves every item, (samples,) float64; 0 where none.
@@ -269,7 +282,7 @@ class Ascent:
                 break
             variables = self.variables.take(rows)
             items = self._items(rows, reach, torch.float32)
-            self.root[rows] = items.ascend(variables, items.reach.clone(), 2 * ROUND)
+            self.root[rows] = items.ascend(variables, items.reach.clone(), 2 * ROUNDS[-1])
             self.variables.put(rows, variables)
             exact = self._items(rows, reach, torch.float64)
             radius[rows] = torch.maximum(radius[rows], exact.proved(variables, numbered(rows), exact.reach))

@@ -46,16 +46,19 @@ class Graph:
         *,
         dtype: torch.dtype = torch.float32,
         original: Callable[[Tensor], Tensor] | None = None,
+        rounded: bool = False,
     ) -> None:
         """`nodes` in an order in which each reads only earlier ones; the last one gives the logits.
 
         `original` is the model that the graph was made from, where there is one: witnesses are run through it.
+        `rounded` says that each weight may be off by two roundings (float64) from that of the classifier meant.
         Raises `ConversionError` when the nodes do not form such a graph.
         """
         self.nodes = tuple(nodes)
         self.input_shape = tuple(input_shape)
         self.dtype = dtype
         self.original = original
+        self.rounded = rounded
         known = {INPUT}
         for node in self.nodes:
             missing = [name for name in node.inputs if name not in known]
@@ -139,7 +142,7 @@ class Graph:
             return replace(layer, **changed) if changed else layer  # pyright: ignore[reportArgumentType]
 
         nodes = [replace(node, layer=converted(node.layer)) for node in self.nodes]
-        return Graph(nodes, self.input_shape, dtype=dtype, original=self.original)
+        return Graph(nodes, self.input_shape, dtype=dtype, original=self.original, rounded=self.rounded)
 
     def derive(self, compute: Callable[[Graph], T]) -> T:
         """compute(self), computed once for this graph and kept."""

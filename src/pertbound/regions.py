@@ -8,10 +8,10 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pertbound.forms import Form, Region, Regions, Signs, wide
+from pertbound.forms import Form, Region, Regions, Signs, norms, wide
 from pertbound.graph import INPUT, Graph, Node
 from pertbound.layers import Linear
-from pertbound.numerics import SLACK
+from pertbound.numerics import SLACK, UNIT64
 from pertbound.push import Push, Summary
 from pertbound.relaxation import pull_to_input
 from pertbound.sets import Ball, Box
@@ -61,6 +61,25 @@ class Rest:
         jacobian = {name: v[rows] for name, v in self.summary.jacobian.items()}
         values = {name: v[rows] for name, v in self.values.items()}
         return Rest(self.graph, values, Summary(noise, steepest, jacobian))
+
+    def drift(self, ball: Ball, eps: Tensor, reference: Tensor) -> Tensor:
+        """How much less logit[reference] - logit[other] can be than this graph's, (samples, classes).
+
+        0 but for graphs whose weights are `rounded`. Then, at any input within `ball` of radius eps (samples,), a layer
+        is off by at most what `Layer.noise` says of inputs as large as they can be there, and the push takes that to
+        the logits. What holds at the sample only (slopes, Jacobians) is left out.
+        """
+        graph = self.graph
+        if not graph.rounded:
+            return torch.zeros_like(self.logits)
+        push, eps = graph.derive(Push), eps.to(torch.float64)
+        radii = push.radii(ball.l2_radius(eps, graph.input_shape)[:, None], self.summary)
+        sizes = {name: norms(v)[:, None] * (1 + 1e-9) + radii[name] for name, v in self.values.items()}
+        noise: dict[str, Tensor | float] = dict.fromkeys((node.name for node in graph.nodes), 0.0)
+        for node in graph.nodes:
+            if node.layer.rounds:
+                noise[node.name] = node.layer.noise(*(sizes[name] for name in node.inputs), unit=UNIT64)
+        return push.changes(Summary(noise, {}, {}), reference)(torch.zeros_like(eps)[:, None]) * (1 + SLACK)
 
     def regions(self, ball: Ball, eps: Tensor, *, tighten: int | None = None, signs: Signs | None = None) -> Regions:
         """The regions for inputs within `ball` of radius eps (samples,) around each sample; float64, sound.

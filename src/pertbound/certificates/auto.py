@@ -10,7 +10,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from pertbound.ascent import ROUND, Ascent
+from pertbound.ascent import Ascent
 from pertbound.branching import Branching
 from pertbound.certificates.base import Certificate
 from pertbound.certificates.relaxed import MEMORY, linear_radius, relaxed
@@ -22,6 +22,8 @@ from pertbound.search import best_reach
 
 SMALL = 2048
 """Tightening boxes costs a pass for each neuron: it is done where there are at most so many entries in all nodes."""
+STEPS = 5
+"""Steps of the ascent between two looks at the clock."""
 ROOT_STEPS = 80
 """Steps of the ascent before branching; where nothing can be branched on it may go on four times as long."""
 
@@ -128,17 +130,17 @@ class _Ladder:
             return
         ascent = Ascent(Views(self.rest, ball, tight), self.reference, self.best)
         branches = Branching.possible(graph)
+        most = ROOT_STEPS * (1 if branches else 4)
         first = time.monotonic()
-        ascent.climb(ROUND, tolerance=0.0, upper=self.upper)
-        round_ = time.monotonic() - first
-        done = ROUND
-        # the proof at the end takes about as long as two rounds of the first steps, when all classes climbed
-        while self.left() > 2 * round_ and done < ROOT_STEPS * (1 if branches else 4) and bool(ascent.alive.any()):
-            ascent.climb(ROUND, tolerance=1e-3, upper=self.upper)
-            done += ROUND
+        ascent.climb(STEPS, tolerance=0.0, upper=self.upper, planned=most)
+        some = time.monotonic() - first
+        planned = min(most, STEPS + STEPS * int(self.left() / max(some, 1e-6)))
+        # the proof at the end takes about as long as ten of the first steps, when all classes climbed
+        while self.left() > 2 * some and ascent.done < most and bool(ascent.alive.any()):
+            ascent.climb(STEPS, tolerance=1e-3, upper=self.upper, planned=planned)
         proved = ascent.proved()
         self.offer(proved, "quadratic")
-        if branches and self.left() > round_ and bool((self.best < ratio * self.upper).any()):
+        if branches and self.left() > some and bool((self.best < ratio * self.upper).any()):
             branching = Branching(ascent, self.best, self.upper)
             branching.run(seconds=self.left(), ratio=ratio, steps=10, width=256)
             self.offer(branching.lower, "branch and bound")

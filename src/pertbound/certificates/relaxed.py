@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pertbound.ascent import Ascent
+from pertbound.balance import balanced
 from pertbound.certificates.base import Certificate
 from pertbound.certificates.lipschitz import Lipschitz
 from pertbound.errors import InputError
@@ -54,8 +55,9 @@ class Interval(Certificate):
             own = torch.nn.functional.one_hot(reference, rest.graph.classes).to(torch.bool)
 
             def certified(rows: Tensor, reach: Tensor) -> Tensor:
-                box = rest.take(rows).regions(problem.within, reach)[rest.graph.output.name].box
-                lowest = box.lower[own[rows]]
+                some = rest.take(rows)
+                box = some.regions(problem.within, reach)[rest.graph.output.name].box
+                lowest = box.lower[own[rows]] - some.drift(problem.within, reach, reference[rows]).amax(1)
                 return torch.where(lowest > box.upper.masked_fill(own[rows], -torch.inf).amax(1), reach, 0.0)
 
             return best_reach(certified, lipschitz, passes=self.passes, upper=upper)
@@ -132,7 +134,7 @@ class QuadraticRelaxation(Certificate):
         def work(rest: Rest, reference: Tensor, lipschitz: Tensor, upper: Tensor) -> Tensor:
             ascent = Ascent(Views(rest, problem.within, self.memory if self.tighten else None), reference, lipschitz)
             ascent.climb(self.steps, tolerance=self.tolerance, upper=upper)
-            return ascent.proved()
+            return torch.maximum(ascent.proved(), lipschitz)
 
         return relaxed(problem, self.name, self.memory, work)
 
@@ -147,6 +149,7 @@ def linear_radius(rest: Rest, ball: Ball, reference: Tensor, reach: Tensor, tigh
     with torch.no_grad():
         ground = pull_to_input(graph, form, graph.output.name, items)
         margin = margin_at_rest(rest.logits[sample], reference[sample], other)
+        margin = margin - rest.drift(ball, reach, reference)[sample, other]
         return ground.proved(margin, ball, items[INPUT].value, reach, sample)
 
 
@@ -154,7 +157,7 @@ def relaxed(problem: Problem, name: str, memory: int, work: Work) -> Certified:
     """Ask `work` about the samples that Lipschitz certifies at all, in pieces that fit the memory."""
     # gradients are needed whatever the caller's mode, and tensors that inference mode made cannot have any
     with torch.inference_mode(False), torch.no_grad(), flushed_denormals():
-        x, network = problem.x.detach().clone(), problem.network.derive(_with_plain_tensors)
+        x, network = problem.x.detach().clone(), problem.network.derive(_with_plain_tensors).derive(balanced)
         simple = Lipschitz().certify(problem)
         reference, start = simple.reference.clone(), simple.radius.clone()
         done = start >= 0.99 * LARGEST  # as far as anyone looks

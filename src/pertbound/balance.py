@@ -1,0 +1,191 @@
+"""The same classifier with other scales between its layers, so that the product of its operator norms is smaller.
+
+ReLU, leaky ReLU, max and average pooling and flattening commute with a positive factor for each channel. So if one
+linear layer's outputs are multiplied by such factors and the next one's inputs divided by them, the function stays, but
+norm(D A) norm(B / D) depends on D. Curvature, which is one number for each node, then charges channels by what they
+weigh rather than all alike: certificates of networks that were not trained for small norms grow by a tenth and more.
+
+The factors t = log D descend sum log norm by Adam. With u and v the singular vectors of a layer's largest singular
+value the derivative by the log of an output channel's factor is norm(u_channel)^2, by an input channel's
+-norm(v_channel)^2.
+
+The new weights are rounded to float64, each at most twice; `Rest.drift` says what that can change.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from torch import Tensor
+
+from pertbound.graph import Graph, Node, in_float64
+from pertbound.layers import (
+    Activation,
+    Add,
+    AveragePool,
+    Concat,
+    Conv,
+    Dense,
+    Layer,
+    LeakyReLU,
+    Linear,
+    MaxPool,
+    ReLU,
+    Reshape,
+)
+
+STEPS = 150
+"""Of Adam, with `RATE` at first and 0 in the end, each after three rounds of power iteration."""
+RATE = 0.02
+SETTLED = 30
+"""Rounds of power iteration before a norm counts."""
+ENTRIES = 2**18
+"""Graphs with more entries in all nodes together are left as they are: a hundred passes would take too long."""
+WORTH = 0.9
+"""The product of the norms has to shrink by this factor for the new graph to be used."""
+
+
+@final
+@dataclass(frozen=True)
+class Link:
+    """Two linear layers between which nothing but the scale of `channels` channels matters; names of nodes."""
+
+    above: str
+    below: str
+    channels: int
+
+
+def balanced(graph: Graph) -> Graph:
+    """The graph with better scales, or itself where nothing is gained. For `Graph.derive`."""
+    found = links(graph)
+    known = all(isinstance(node.layer, Linear | Activation | MaxPool | Add | Concat) for node in graph.nodes)
+    if not found or not known or _entries(graph) > ENTRIES:
+        return graph
+    logs, gain = _descend(graph, found)
+    if gain > WORTH:
+        return graph
+    factors = {link: log.exp() for link, log in zip(found, logs, strict=True)}
+    nodes = [replace(node, layer=_rescaled(node, factors)) for node in graph.derive(in_float64).nodes]
+    return Graph(nodes, graph.input_shape, dtype=torch.float64, original=graph.original, rounded=True)
+
+
+def links(graph: Graph) -> list[Link]:
+    """All of them, in the order of the nodes."""
+    readers: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    found: list[Link] = []
+    for node in graph.nodes:
+        if not _dense_or_conv(node.layer):
+            continue
+        assert isinstance(node.layer, Dense | Conv)
+        at = node
+        while len(readers.get(at.name, ())) == 1:
+            at = readers[at.name][0]
+            if _dense_or_conv(at.layer):
+                found.append(Link(node.name, at.name, node.layer.weight.shape[0]))
+                break
+            if not _passes(at.layer):
+                break
+    return found
+
+
+def _dense_or_conv(layer: object) -> bool:
+    return (isinstance(layer, Dense) and len(layer.input_shape) == 1) or (isinstance(layer, Conv) and layer.groups == 1)
+
+
+def _passes(layer: object) -> bool:
+    """Whether factors of the channels, the first dimension, can be drawn through the layer."""
+    if isinstance(layer, Reshape):
+        return len(layer.shape) == 1  # rows of a channel stay together
+    return isinstance(layer, ReLU | LeakyReLU | MaxPool | AveragePool)
+
+
+def _entries(graph: Graph) -> int:
+    sizes: list[int] = []
+    zero = torch.zeros(1, *graph.input_shape, dtype=graph.dtype, device=graph.device)
+    graph.run(zero, lambda _node, _inputs, value: sizes.append(value.numel()))
+    return sum(sizes)
+
+
+def _descend(graph: Graph, found: list[Link]) -> tuple[list[Tensor], float]:
+    """Logarithms of the factors, and what they make of the product of the norms."""
+    layers = {node.name: node.layer for node in graph.nodes if isinstance(node.layer, Linear)}
+    names = [name for name in layers if any(name in (link.above, link.below) for link in found)]
+    device = graph.device
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        generator = torch.Generator(device="cpu").manual_seed(0)
+        right = {n: torch.randn(1, *layers[n].input_shape, generator=generator).to(device) for n in names}
+        logs = [torch.zeros(link.channels, device=device, requires_grad=True) for link in found]
+        adam = torch.optim.Adam(logs, lr=RATE)
+
+        def product(times: int) -> float:
+            """Its logarithm, and its gradient in the logs."""
+            value, slopes = 0.0, [torch.zeros_like(log) for log in logs]
+            for name in names:
+                above = next((i for i, link in enumerate(found) if link.above == name), None)
+                below = next((i for i, link in enumerate(found) if link.below == name), None)
+                out = None if above is None else logs[above].exp()
+                into = None if below is None else (-logs[below]).exp()
+                u, right[name], norm = _largest(layers[name], right[name], out, into, times)
+                value += math.log(max(norm, 1e-30))
+                if above is not None:
+                    slopes[above] += _shares(u, found[above].channels)
+                if below is not None:
+                    slopes[below] -= _shares(right[name], found[below].channels)
+            for log, slope in zip(logs, slopes, strict=True):
+                log.grad = slope
+            return value
+
+        before = product(SETTLED)
+        for step in range(STEPS):
+            adam.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
+            product(3)
+            adam.step()
+        gain = math.exp(product(SETTLED) - before)
+    return [log.detach() for log in logs], gain
+
+
+def _largest(
+    layer: Linear, v: Tensor, out: Tensor | None, into: Tensor | None, times: int
+) -> tuple[Tensor, Tensor, float]:
+    """Singular vectors, left and right, and the singular value, by power iteration from v; float32, of norm 1."""
+    u, norm = v, 0.0
+    for _ in range(times):
+        u = _times(layer.apply(_times(v, into)), out)
+        norm = float(torch.linalg.vector_norm(u))
+        u = u / max(norm, 1e-30)
+        v = _times(layer.transpose(_times(u, out)), into)
+        v = v / torch.linalg.vector_norm(v).clamp_min(1e-30)
+    return u, v, norm
+
+
+def _times(x: Tensor, factors: Tensor | None) -> Tensor:
+    """Each channel times its factor; x is (1, channels, ...) or flattened."""
+    return x if factors is None else (x.reshape(1, len(factors), -1) * factors[:, None]).reshape(x.shape)
+
+
+def _shares(unit: Tensor, channels: int) -> Tensor:
+    return unit.reshape(channels, -1).square().sum(1)
+
+
+def _rescaled(node: Node, factors: dict[Link, Tensor]) -> Layer:
+    """The layer with the factors of its links, in float64; layers without a link unchanged."""
+    layer = node.layer
+    if not isinstance(layer, Dense | Conv):
+        return layer
+    weight = layer.weight.to(torch.float64)
+    bias = None if layer.bias is None else layer.bias.to(torch.float64)
+    for link, factor in factors.items():
+        wide = factor.to(torch.float64)
+        if link.above == node.name:
+            weight = weight * wide.reshape(-1, *(1 for _ in weight.shape[1:]))
+            bias = None if bias is None else bias * wide
+        if link.below == node.name:
+            flat = weight.reshape(len(weight), link.channels, -1)
+            weight = (flat / wide[:, None]).reshape(weight.shape)
+    return replace(layer, weight=weight, bias=bias)

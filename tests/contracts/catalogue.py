@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -10,22 +11,37 @@ import torch
 from torch import Tensor
 
 from pertbound.layers import (
+    ELU,
+    GELU,
+    Abs,
     Add,
     AveragePool,
+    Clip,
     Concat,
     Conv,
+    ConvTranspose,
     Dense,
     Diagonal,
+    HardSwish,
     Layer,
     LeakyReLU,
+    LocalResponse,
     LpPool,
     MaxPool,
+    Mish,
+    Multiply,
+    PReLU,
     ReLU,
     Reshape,
+    Select,
     Shape,
     Sigmoid,
+    SiLU,
     Softplus,
+    Sort,
+    Standardize,
     Tanh,
+    TanhGELU,
 )
 
 
@@ -68,6 +84,32 @@ class _Maker:
             self.normal(out, dtype=dtype) if bias else None,
             stride or (1,) * dims,
             padding or (0,) * dims,
+            dilation or (1,) * dims,
+            groups,
+        )
+
+    def transposed(
+        self,
+        out: int,
+        shape: Shape,
+        window: Shape,
+        *,
+        stride: Shape | None = None,
+        padding: Shape | None = None,
+        extra: Shape | None = None,
+        dilation: Shape | None = None,
+        groups: int = 1,
+        bias: bool = True,
+        dtype: torch.dtype = torch.float32,
+    ) -> ConvTranspose:
+        dims = len(window)
+        return ConvTranspose(
+            shape,
+            self.normal(shape[0], out // groups, *window, dtype=dtype),
+            self.normal(out, dtype=dtype) if bias else None,
+            stride or (1,) * dims,
+            padding or (0,) * dims,
+            extra or (0,) * dims,
             dilation or (1,) * dims,
             groups,
         )
@@ -143,6 +185,39 @@ def _conv(make: _Maker) -> dict[str, Layer]:
         "3-D, stride, dilation and groups": make.conv(
             2, (2, 5, 5, 4), (2, 2, 2), stride=(2, 1, 2), dilation=(1, 2, 1), padding=(1, 0, 0), groups=2
         ),
+    }
+
+
+def _conv_transpose(make: _Maker) -> dict[str, Layer]:
+    return {
+        "1-D": make.transposed(3, (2, 5), (3,)),
+        "1-D, stride 2, output padding": make.transposed(2, (2, 4), (3,), stride=(2,), padding=(1,), extra=(1,)),
+        "1-D, stride above the kernel": make.transposed(2, (1, 4), (2,), stride=(3,), extra=(2,)),
+        "2-D": make.transposed(3, (2, 4, 4), (3, 3), bias=False),
+        "2-D, uneven": make.transposed(
+            2, (2, 3, 4), (3, 2), stride=(1, 2), padding=(1, 0), dilation=(2, 1), extra=(0, 1)
+        ),
+        "2-D, two groups": make.transposed(4, (4, 3, 3), (3, 3), stride=(2, 2), padding=(1, 1), groups=2),
+        "2-D, depthwise": make.transposed(3, (3, 4, 4), (2, 2), stride=(2, 2), groups=3),
+        "2-D, 1x1": make.transposed(4, (3, 3, 3), (1, 1)),
+        "2-D, zero weight": ConvTranspose(
+            (1, 3, 3), torch.zeros(1, 2, 2, 2), make.normal(2), (1, 1), (0, 0), (0, 0), (1, 1), 1
+        ),
+        "2-D, float64": make.transposed(2, (2, 3, 3), (3, 3), stride=(2, 2), dtype=torch.float64),
+        "3-D": make.transposed(2, (1, 2, 3, 2), (2, 3, 2), stride=(2, 1, 1), padding=(0, 1, 0)),
+    }
+
+
+def _select() -> dict[str, Layer]:
+    grid = torch.arange(24).reshape(2, 3, 4)
+    padded = torch.nn.functional.pad(grid + 1, (1, 2, 0, 1)) - 1
+    return {
+        "permutation": Select((2, 3, 4), grid.permute(2, 0, 1).contiguous()),
+        "slice": Select((2, 3, 4), grid[:, 1:, ::2].contiguous()),
+        "one entry": Select((5,), torch.tensor([3])),
+        "padding with zeros": Select((2, 3, 4), padded),
+        "repetition": Select((3,), torch.tensor([[0, 1, 2], [0, 1, 2]])),
+        "unequal repetition": Select((4,), torch.tensor([2, 2, 0, -1, 2, 1])),
     }
 
 
@@ -228,10 +303,25 @@ def _lp_pool() -> dict[str, Layer]:
     }
 
 
+def near(number: float) -> float:
+    """The nearest number of float32."""
+    return float(torch.tensor(number))
+
+
 def _activation() -> dict[str, Layer]:
     flat, image = (5,), (2, 2, 3)
     layers: dict[str, Layer] = {"ReLU": ReLU(flat), "ReLU on images": ReLU(image)}
-    layers |= {f"LeakyReLU {slope:g}": LeakyReLU(flat, slope) for slope in (0.01, 0.0, 1.0, 3.0)}
+    layers |= {f"LeakyReLU {slope:g}": LeakyReLU(flat, slope) for slope in (0.01, 0.0, 1.0, 3.0, -0.5, -2.0)}
+    layers |= {"Abs": Abs(flat), "Abs on images": Abs(image)}
+    humps = {"GELU": GELU, "TanhGELU": TanhGELU, "SiLU": SiLU, "Mish": Mish, "HardSwish": HardSwish}
+    layers |= {name: kind(flat) for name, kind in humps.items()}
+    layers |= {"GELU on images": GELU(image), "ELU": ELU(flat, 1.0, 1.0, 1.0), "CELU 0.3": ELU(flat, 0.3, 1.0, 0.3)}
+    layers |= {"ELU 0.4": ELU(flat, 0.4, 1.0, 1.0), "ELU 3": ELU(flat, 3.0, 1.0, 1.0)}
+    layers["SELU"] = ELU(flat, 1.6732632423543772, 1.0507009873554805, 1.0)
+    layers["PReLU"] = PReLU(flat, torch.tensor([0.25, -1.0, 1.0, 0.0, 2.5]))
+    layers["PReLU on images"] = PReLU.of_channels(image, torch.tensor([0.3, -0.7]))
+    ends = ((-1.0, 1.0), (0.0, 6.0), (-math.inf, 0.5), (0.3, math.inf))  # float32 holds some of them
+    layers |= {f"Clip {low:g} {high:g}": Clip(flat, near(low), near(high)) for low, high in ends}
     layers |= {"Sigmoid": Sigmoid(flat), "Sigmoid on images": Sigmoid(image), "Sigmoid of one": Sigmoid((1,))}
     layers |= {"Tanh": Tanh(flat), "Tanh on images": Tanh(image), "Tanh of one": Tanh((1,))}
     layers |= {f"Softplus {beta:g}": Softplus(flat, beta, 20.0) for beta in (0.5, 1.0, 10.0)}
@@ -267,6 +357,10 @@ def _merges() -> dict[str, Case]:
         "Concat of features": Case(Concat(1), ((3,), (5,))),
         "Concat of three channels": Case(Concat(1), ((1, 2, 2), (2, 2, 2), (3, 2, 2))),
         "Concat along the last dimension": Case(Concat(2), ((2, 3), (2, 4))),
+        "Multiply": Case(Multiply((4,)), ((4,), (4,))),
+        "Multiply, images": Case(Multiply((2, 1, 3)), ((2, 1, 3),) * 2),
+        "Multiply, bounded by 1": Case(Multiply((3,), (1.0, 1.0)), ((3,), (3,))),
+        "Multiply, one bounded": Case(Multiply((3,), (2.0, math.inf)), ((3,), (3,))),
     }
 
 
@@ -277,10 +371,33 @@ def catalogue() -> dict[str, Case]:
     families: dict[str, dict[str, Any]] = {
         "Dense": _dense(make),
         "Conv": _conv(make),
+        "ConvTranspose": _conv_transpose(make),
+        "Select": _select(),
         "AveragePool": _average_pool(),
         "MaxPool": _max_pool(),
         "LpPool": _lp_pool(),
         "Diagonal": _diagonal(make),
+        "Standardize": {
+            "of five": Standardize((5,), 1e-5),
+            "groups": Standardize((2, 3, 4), 1e-2),
+            "of two": Standardize((3, 2), 0.1),
+            "of one": Standardize((3, 1), 0.1),
+            "root mean square": Standardize((2, 3), 1e-3, centred=False),
+            "of many": Standardize((40,), 1e-5),
+        },
+        "LocalResponse": {
+            "usual": LocalResponse((6, 2), 5, 1e-4, 0.75, 1.0),
+            "strong": LocalResponse((5, 2, 2), 3, 2.0, 0.75, 0.5),
+            "even": LocalResponse((4, 3), 4, 3.0, 1.5, 2.0),
+            "of one": LocalResponse((3, 2), 1, 1.0, 1.0, 0.1),
+            "of two, mild": LocalResponse((4, 1), 2, 0.5, 0.3, 1.0),
+            "wider than the channels": LocalResponse((3, 2), 9, 5.0, 0.5, 1.0),
+        },
+        "Sort": {
+            "of three": Sort((2, 3)),
+            "of five": Sort((5,)),
+            "of two": Sort((2, 2, 2)),
+        },
         "Reshape": {
             "flatten": Reshape((2, 3, 2), (12,)),
             "unflatten": Reshape((12,), (3, 4)),

@@ -10,22 +10,35 @@ from torch import Tensor
 
 from pertbound.graph import INPUT, Graph, Node, in_float64
 from pertbound.layers import (
+    ELU,
+    GELU,
+    Abs,
     Activation,
     Add,
     AveragePool,
+    Clip,
     Concat,
     Conv,
+    ConvTranspose,
     Dense,
     Diagonal,
+    HardSwish,
     Layer,
     LeakyReLU,
+    LocalResponse,
     LpPool,
     MaxPool,
+    Multiply,
+    PReLU,
     ReLU,
     Reshape,
+    Select,
     Shape,
     Sigmoid,
+    SiLU,
     Softplus,
+    Sort,
+    Standardize,
     Tanh,
 )
 
@@ -37,6 +50,17 @@ ACTIVATIONS: dict[str, Callable[[Shape], Activation]] = {
     "Tanh": Tanh,
     "Softplus 1": lambda shape: Softplus(shape, 1.0, 20.0),
     "Softplus 10": lambda shape: Softplus(shape, 10.0, 20.0),
+}
+
+
+MORE: dict[str, Callable[[Shape], Activation]] = {
+    "LeakyReLU -3": lambda shape: LeakyReLU(shape, -3.0),
+    "Abs": Abs,
+    "Clip": lambda shape: Clip(shape, -0.5, 1.0),
+    "GELU": GELU,
+    "SiLU": SiLU,
+    "HardSwish": HardSwish,
+    "SELU": lambda shape: ELU(shape, 1.6732632423543772, 1.0507009873554805, 1.0),
 }
 
 
@@ -92,7 +116,7 @@ class Builder:
         return self.add(Reshape(shape, (torch.Size(shape).numel(),)))
 
     def activation(self, kind: str, at: str | None = None) -> str:
-        return self.add(ACTIVATIONS[kind](self.shapes[at or self.last]), at or self.last)
+        return self.add((ACTIVATIONS | MORE)[kind](self.shapes[at or self.last]), at or self.last)
 
     def max_pool(self, window: int, stride: int, padding: int = 0) -> str:
         shape = self.shapes[self.last]
@@ -277,6 +301,76 @@ def tokens(*, seed: int = 0) -> Graph:
     return b.balanced()
 
 
+def gated(*, seed: int = 0) -> Graph:
+    """A gate times a state, a square, and a product of two values without bounds."""
+    b = Builder((4,), seed)
+    first = b.dense(3)
+    gate = b.activation("Sigmoid")
+    state = b.activation("Tanh", b.dense(3, INPUT))
+    b.add(Multiply((3,), (1.0, 1.0)), gate, state)
+    held = b.add(Add(), b.last, first)
+    b.add(Multiply((3,)), held, b.dense(3, INPUT))
+    square = b.add(Multiply((3,)), held, held)
+    b.add(Concat(1), square, gate)
+    b.dense(3)
+    return b.balanced()
+
+
+def recurrent(*, seed: int = 0) -> Graph:
+    """Two steps of a small LSTM."""
+    b = Builder((2, 3), seed)
+    h = cell = ""
+    for step in range(2):
+        x = b.add(Select((2, 3), torch.arange(6).reshape(2, 3)[step]), INPUT)
+        joined = b.add(Concat(1), x, h) if step else x
+        i, f, o = (b.activation("Sigmoid", b.dense(2, joined)) for _ in range(3))
+        new = b.add(Multiply((2,), (1.0, 1.0)), i, b.activation("Tanh", b.dense(2, joined)))
+        cell = b.add(Add(), b.add(Multiply((2,), (1.0, 1.0)), f, cell), new) if step else new
+        h = b.add(Multiply((2,), (1.0, 1.0)), o, b.activation("Tanh", cell))
+    b.dense(3, h)
+    return b.balanced()
+
+
+def standardised(*, seed: int = 0) -> Graph:
+    """Rows that are normalised, scaled and shifted, twice."""
+    b = Builder((2, 4), seed)
+    for _ in range(2):
+        b.dense(4)
+        b.add(Standardize((2, 4), 1e-2))
+        b.add(Diagonal((2, 4), b.normal(4), b.normal(4)))
+        b.activation("ReLU")
+    b.flatten()
+    b.dense(3)
+    return b.balanced()
+
+
+def responding(*, seed: int = 0) -> Graph:
+    """Local response normalisation between two convolutions, and one that brings the positions back."""
+    b = Builder((2, 4), seed)
+    b.conv(4, 3, padding=1)
+    b.add(LocalResponse((4, 4), 3, 1.0, 0.75, 1.0))
+    b.activation("ReLU")
+    b.conv(2, 2, stride=2)
+    b.add(ConvTranspose((2, 2), b.normal(2, 1, 2), None, (2,), (0,), (0,), (1,), 1))
+    b.flatten()
+    b.dense(3)
+    return b.balanced()
+
+
+def ordered(*, seed: int = 0) -> Graph:
+    """Entries moved about, sorted by threes and by twos."""
+    b = Builder((6,), seed)
+    b.dense(6)
+    b.add(Select((6,), torch.tensor([[5, 1, 3], [2, 0, 4]])))
+    b.add(Sort((2, 3)))
+    b.add(Dense((2, 3), torch.tensor([[1.0, 1.0, 0.0], [1.0, -1.0, 0.0]]), None))
+    b.add(PReLU((2, 2), torch.tensor([1.0, -1.0])))
+    b.add(Dense((2, 2), torch.tensor([[0.5, -0.5], [0.5, 0.5]]), None))
+    b.flatten()
+    b.dense(3)
+    return b.balanced()
+
+
 def graphs() -> dict[str, Graph]:
     """All of them by name."""
     found: dict[str, Graph] = {"one dense layer": mlp(1, "ReLU"), "linear chain": linear_chain()}
@@ -289,6 +383,10 @@ def graphs() -> dict[str, Graph]:
         found[f"residual, {kind}"] = residual(kind, seed=7)
         found[f"inception, {kind}"] = inception(kind, seed=8)
         found[f"activation first, {kind}"] = activation_first(kind, seed=9)
+    for number, kind in enumerate(MORE):
+        found[f"3 dense layers, {kind}"] = mlp(3, kind, seed=200 + number, widths=(4, 5))
+    found |= {"gated": gated(seed=18), "recurrent": recurrent(seed=19), "standardised": standardised(seed=20)}
+    found |= {"responding": responding(seed=21), "ordered": ordered(seed=22)}
     found["normalised, Sigmoid"] = normalised("Sigmoid", seed=6)
     for pool in ("max", "overlapping max", "average", "p = 2", "p = 1.5, overlapping"):
         kind = {"average": "Tanh", "p = 2": "Softplus 1"}.get(pool, "ReLU")

@@ -17,7 +17,7 @@ from contracts.interval import check_bias_term, check_interval
 from contracts.pull_back import check_pull_back
 from oracles import ascent, dense
 from oracles.exact import WIDER, bend, exact, long, slope
-from pertbound.layers import Activation, Add, Concat, Conv, Dense, Diagonal, Layer, Linear, Shape
+from pertbound.layers import Activation, Add, Concat, Conv, Dense, Diagonal, Layer, Linear, Multiply, Shape
 from pertbound.numerics import UNIT32, UNIT64
 
 Contract = Callable[[Layer, torch.Generator], object]
@@ -35,6 +35,10 @@ def check_layer(layer: Layer, shapes: tuple[Shape, ...], generator: torch.Genera
     check_interval(layer, generator, shapes)
     if WIDER:
         check_pull_back(layer, torch.Generator().manual_seed(7), shapes)
+    if isinstance(layer, Multiply):
+        check_product(layer, generator, shapes)
+        check_noise(layer, generator, shapes)
+        return
     if isinstance(layer, Add | Concat):
         check_merge(layer, generator, shapes)
         check_noise(layer, generator, shapes)
@@ -51,7 +55,7 @@ def check_layer(layer: Layer, shapes: tuple[Shape, ...], generator: torch.Genera
         check_scaled(layer, generator)
     if isinstance(layer, Activation):
         check_slopes(layer, generator)
-        check_local_modulus(layer, generator)
+    check_local_modulus(layer, generator)
 
 
 def _demand(holds: object, layer: Layer, message: str) -> None:
@@ -176,19 +180,64 @@ def _demand_moves(layer: Layer, moved: Tensor, allowed: Tensor, rounding: Tensor
     )
 
 
-def check_local_modulus(layer: Layer, generator: torch.Generator) -> None:
-    """The modulus at known inputs (`local`) holds around them, and is never above the global one."""
+def check_local_modulus(layer: Layer, generator: torch.Generator) -> float:
+    """The modulus at known inputs (`local`) holds around them, and is never above the global one.
+
+    Returns the largest part of it that was reached.
+    """
     radii = (1e-3, 0.01, 0.05, 0.2, 0.5, 1.0, 3.0, 30.0)
     bases = base_points(layer, generator)
     at = layer.local(bases)
     if at is None:
-        return
+        return 0.0
     _demand(at.shape == (len(bases),) and at.dtype == torch.float64, layer, f"local gives {at.shape}, {at.dtype}")
     rho = _column(radii).T.expand(len(bases), -1)
     allowed = layer.modulus(rho, at=at.unsqueeze(1))
     _demand((allowed <= layer.modulus(rho)).all(), layer, "the local modulus exceeds the global one")
     moved, rounding = displacements(layer, bases, radii, generator)
     _demand_moves(layer, moved, allowed, rounding, "local modulus")
+    return float((moved / allowed.clamp_min(1e-300)).max())
+
+
+def check_product(layer: Layer, generator: torch.Generator, shapes: tuple[Shape, ...] = ()) -> float:
+    """The modulus of a product at known factors, and, within its bounds, anywhere: sound for any mixture of radii.
+
+    Returns the largest part of it that was reached.
+    """
+    assert isinstance(layer, Multiply)
+    rows, reached = 64, 0.0
+    for scale in (0.3, 1.0, 5.0):
+        values = [scale * torch.randn(rows, *shape, generator=generator, dtype=torch.float64) for shape in shapes]
+        values = [v.clamp(-bound, bound) for v, bound in zip(values, layer.bounds, strict=True)]
+        for mixture in ((1.0, 1.0), (0.1, 3.0), (3.0, 0.1), (0.0, 2.0), (30.0, 30.0), (0.0, 0.0), (0.01, 0.02)):
+            radii = [torch.full((rows, 1), rho, dtype=torch.float64) for rho in mixture]
+            local = layer.local(*values)
+            assert local is not None
+            allowed = layer.modulus(*radii, at=local.unsqueeze(1)).squeeze(1)
+            _demand((allowed <= layer.modulus(*radii).squeeze(1) * (1 + 1e-14)).all(), layer, "local above global")
+            if max(mixture) == 0:
+                _demand(not allowed.any(), layer, "modulus(0) is not 0")
+            for kind in ("random", "largest", "first"):
+                moved = []
+                for v, other, rho, bound in zip(values, values[::-1], mixture, layer.bounds, strict=True):
+                    flat = torch.randn(rows, v[0].numel(), generator=generator, dtype=torch.float64)
+                    if kind != "random":
+                        place = (
+                            other.flatten(1).abs().argmax(1, keepdim=True)
+                            if kind == "largest"
+                            else 0 * flat[:, :1].long()
+                        )
+                        sign = torch.where(v.flatten(1).gather(1, place) < 0, -1.0, 1.0).to(torch.float64)
+                        flat = torch.zeros_like(flat).scatter(1, place, sign)
+                    moved.append((v + rho * ascent.unit_rows(flat).reshape(v.shape)).clamp(-bound, bound))
+                far = (layer.forward(*moved) - layer.forward(*values)).flatten(1).norm(dim=1)
+                _demand((far <= allowed * (1 + REL) + 1e-12).all(), layer, f"moves by {far.max()}, radii {mixture}")
+                reached = max(reached, float((far / allowed.clamp_min(1e-300)).max()))
+    grown = layer.modulus(*(_column((0.0, 1.0, 2.0)) for _ in shapes), at=torch.ones(3, 1, 2, dtype=torch.float64))
+    _demand((grown.diff(dim=0) > 0).all() and float(grown[0]) == 0.0, layer, "modulus does not grow from 0")
+    wrong = layer.modulus(*(_column((math.inf, math.nan)) for _ in shapes), at=torch.ones(2, 1, 2, dtype=torch.float64))
+    _demand(not torch.isfinite(wrong).any(), layer, f"modulus(inf), modulus(nan) = {wrong.flatten().tolist()}")
+    return reached
 
 
 def check_slopes(layer: Layer, generator: torch.Generator) -> None:
@@ -202,28 +251,32 @@ def check_slopes(layer: Layer, generator: torch.Generator) -> None:
             torch.tensor([0.0, 88.0, -88.0, 104.0, -104.0, 700.0, -700.0, 745.0, -745.0, 1e4, -1e4, 1e30, -1e30]),
         ]
     )
+    z = z.reshape(-1, *(1 for _ in layer.input_shape))
     low, high = layer.slopes
     true = slope(layer, long(z))
-    _demand((true >= low * (1 - 1e-15)).all(), layer, f"slopes start at {low}, but one is {true.min()}")
-    _demand((true <= high * (1 + 1e-15)).all(), layer, f"slopes end at {high}, but one is {true.max()}")
-    _demand(true.max() >= 0.999 * high, layer, f"no slope comes near {high}")
+    _demand((true >= low - 1e-15 * layer.steepest).all(), layer, f"slopes start at {low}, but one is {true.min()}")
+    _demand((true <= high + 1e-15 * layer.steepest).all(), layer, f"slopes end at {high}, but one is {true.max()}")
+    _demand(true.max() >= high - 1e-3 * layer.steepest, layer, f"no slope comes near {high}")
+    _demand(true.min() <= low + 1e-3 * layer.steepest, layer, f"no slope comes near {low}")
     _demand(
-        float(abs(layer.at_zero)) >= float(abs(exact(layer, np.zeros(1, dtype=np.longdouble))[0])) * (1 - 1e-15),
+        float(abs(layer.at_zero))
+        >= float(abs(exact(layer, np.zeros((1, *layer.input_shape), dtype=np.longdouble)).reshape(-1)[0]))
+        * (1 - 1e-15),
         layer,
         f"g(0) is above {layer.at_zero}",
     )
     for dtype in (torch.float32, torch.float64):
         near = z.to(dtype)
         upper = long(layer.derivative_upper(near))
-        true = slope(layer, long(near))
-        short = int((upper - true).argmin())
+        true = np.abs(slope(layer, long(near)))
+        short = np.unravel_index((upper - true).argmin(), true.shape)
         _demand(
             (upper >= true).all(),
             layer,
             f"derivative_upper({float(near[short])!r}) = {upper[short]!r} in {dtype}, g' = {true[short]!r}",
         )
         if math.isfinite(layer.curvature):
-            loose = upper <= true * (1 + 2e-4) + 1e-20
+            loose = upper <= true * (1 + 2e-4) + (2e-5 if layer.valley else 1e-20)
             _demand(loose.all(), layer, f"derivative_upper is loose at {near[torch.tensor(~loose)][:5].tolist()}")
     if math.isfinite(layer.curvature):
         bent = float(np.abs(bend(layer, long(z))).max())
@@ -409,6 +462,7 @@ def check_noise(layer: Layer, generator: torch.Generator, shapes: tuple[Shape, .
             rest = torch.zeros(1, *shapes[0], dtype=dtype)
             start = float(_norms(own.forward(*(rest for _ in shapes)))) if len(shapes) == 1 else 0.0
             size = own.absolute_norm_upper * norms[0] if isinstance(own, Linear) else own.modulus(*norms)
+            size = size + torch.inf if isinstance(own, Multiply) else size  # one rounding each, and not Lipschitz
             _demand((allowed <= 0.02 * (size + start) + 1e-4).all(), layer, f"noise {float(allowed.max())} is vacuous")
     return reached
 

@@ -21,7 +21,7 @@ from contracts.worst_points import EPS, Point, moves, within, worst_points
 from oracles.exact import Long, long
 from pertbound.forms import Duals, Form, Pulled, Region, wide
 from pertbound.layers import Layer, Linear, Shape
-from pertbound.layers.piecewise import TwoPieces
+from pertbound.layers.piecewise import Pieces
 from pertbound.numerics import UNIT64
 from pertbound.sets import Box
 
@@ -40,8 +40,8 @@ def check_pull_back(layer: Layer, generator: torch.Generator, shapes: tuple[Shap
 
 
 def check_exact_pieces(layer: Layer, generator: torch.Generator, shapes: tuple[Shape, ...] = ()) -> None:
-    """Two straight pieces lose nothing but rounding, with any line and any curvature."""
-    assert isinstance(layer, TwoPieces)
+    """Straight pieces lose nothing but rounding, with any line and any curvature."""
+    assert isinstance(layer, Pieces)
     for question in questions(layer, shapes or (layer.input_shape,), generator):
         excess, size = losses(layer, question, generator)
         allowed = 1e-12 * size + 100 * rounding_of(layer, question) + 1e-200

@@ -13,7 +13,7 @@ from torch import Tensor
 from oracles import ascent, dense
 from oracles.taps import taps_of
 from pertbound.forms import Duals, Form, Region, wide
-from pertbound.layers import Activation, Add, Concat, Layer, Linear, MaxPool, Shape
+from pertbound.layers import Activation, Add, Concat, Layer, Linear, MaxPool, Multiply, Shape, Standardize
 from pertbound.numerics import UNIT64
 from pertbound.push import _norm_of_samples
 from pertbound.sets import Box
@@ -35,7 +35,7 @@ def questions(layer: Layer, shapes: tuple[Shape, ...], generator: torch.Generato
     """Without curvature, with the layer's own, and with a form that has some already."""
     rows = 2 * len(REGIONS)
     for kind in ("straight", "bent", "curved"):
-        if kind == "bent" and not isinstance(layer, Activation | MaxPool):
+        if kind == "bent" and not isinstance(layer, Activation | MaxPool | Multiply | Standardize):
             continue
         names, inputs = regions(shapes, generator, rows, whole_ball=isinstance(layer, Linear | Add | Concat))
         output = output_of(layer, inputs)
@@ -164,7 +164,9 @@ def output_of(layer: Layer, inputs: tuple[Region, ...]) -> Region:
         if layer.rounds:
             sizes = (_norm_of_samples(region.value) for region in inputs)
             noise = layer.noise(*sizes, unit=UNIT64).expand(len(at), 1).squeeze(1)
-        moved = layer.modulus(*(region.radius[:, None] for region in inputs)).squeeze(1)
+        local = layer.local(*(region.value for region in inputs))
+        radii = (region.radius[:, None] for region in inputs)
+        moved = layer.modulus(*radii, at=None if local is None else local.unsqueeze(1)).squeeze(1)
         radius = (moved + noise) * (1 + 1e-9)
         box = layer.interval(*(region.box for region in inputs))
         room = wide(radius, at) * (1 + 1e-12) + 1e-15 * at.abs()
@@ -221,7 +223,7 @@ def _duals(layer: Layer, form: Form, inputs: tuple[Region, ...], curved: bool, g
             anything = 3 * _uniform(tensor.shape, generator) - 1
             near = tensor + wide(_pick((1e-16, 1e-3, 0.5), generator, rows), tensor) * _normal(tensor.shape, generator)
             part = 10.0 ** (-18 * _uniform(tensor.shape, generator))  # of the largest slope: all or nothing of it
-            steepest = layer.slopes[1] if isinstance(layer, Activation) else 1.0
+            steepest = layer.steepest if isinstance(layer, Activation) else 1.0
             kinds = [tensor, anything, near, 0 * tensor, -anything.abs(), steepest + 0 * tensor]
             kinds = torch.stack([*kinds, steepest * part, steepest * (1 - part)])
             new = kinds[torch.randint(len(kinds), (rows,), generator=generator), torch.arange(rows)]

@@ -21,12 +21,18 @@ from contracts.questions import Question, output_of, questions
 from contracts.worst_points import worst_points
 from oracles.exact import long
 from pertbound.forms import Duals, Form, Pulled, Region, wide
-from pertbound.layers import Add, AveragePool, Conv, Dense, Layer, LeakyReLU, Linear, MaxPool, ReLU
+from pertbound.layers import Add, AveragePool, Conv, Dense, Layer, LeakyReLU, Linear, MaxPool, Multiply, ReLU
 from pertbound.sets import Box
 
 CASES = catalogue()
-PIECES = ["ReLU", "ReLU on images", "LeakyReLU 0.01", "LeakyReLU 1", "LeakyReLU 3"]
-SMOOTH = ["Sigmoid", "Tanh", "Softplus 0.5", "Softplus 1", "Softplus 10"]
+PIECES = [
+    *("ReLU", "ReLU on images", "LeakyReLU 0.01", "LeakyReLU 1", "LeakyReLU 3", "LeakyReLU -0.5", "Abs", "PReLU"),
+    *("PReLU on images", "Clip -1 1", "Clip 0 6", "Clip -inf 0.5", "Clip 0.3 inf"),
+]
+SMOOTH = [
+    *("Sigmoid", "Tanh", "Softplus 0.5", "Softplus 1", "Softplus 10", "GELU", "TanhGELU", "SiLU", "Mish", "HardSwish"),
+    *("ELU", "ELU 0.4", "SELU", "CELU 0.3"),
+]
 
 
 def row(*numbers: float) -> Tensor:
@@ -172,10 +178,14 @@ FAMILIES: dict[str, tuple[Layer, tuple[tuple[int, ...], ...]]] = {
     "MaxPool, c of both signs": (MaxPool((1, 6), (2,), (2,), (0,), (1,), False), ((1, 6),)),
     "MaxPool, overlapping": (MaxPool((1, 5), (3,), (2,), (1,), (1,), False), ((1, 5),)),
     "Add": (Add(), ((3,), (3,))),
+    "Multiply": (Multiply((3,)), ((3,), (3,))),
 } | {
     name: (CASES[name].layer, CASES[name].shapes)
     for name in (
         *("ReLU", "LeakyReLU 0.01", "LeakyReLU 3", "Sigmoid", "Tanh", "Softplus 1", "Softplus 10"),
+        *("Standardize: groups", "Standardize: root mean square", "LocalResponse: strong"),
+        *("PReLU", "Clip -1 1", "GELU", "SiLU", "ELU", "SELU", "HardSwish", "Sort: of three"),
+        *("Select: unequal repetition", "ConvTranspose: 1-D, stride 2, output padding"),
         *("LpPool: 1-D, p = 1.5", "Concat of features", "Diagonal: entry by entry", "Reshape: flatten"),
     )
 }
@@ -280,7 +290,7 @@ def shortfall(layer: Layer, question: Question, *displacement: Tensor) -> float:
         windows = layer.windows(torch.arange(float(len(z))).reshape(1, *layer.input_shape), -1.0).flatten(0, -2)
         out = [max(z[int(i)] for i in window if i >= 0) for window in windows]
     else:
-        left = Fraction(layer.left)  # type: ignore[attr-defined]
+        left = Fraction(layer.left(rest))  # type: ignore[attr-defined]
         out = [x if x >= 0 else left * x for x in z]
     at = [Fraction(float(v)) for v in question.output.value.flatten()]
     true = form(question.form, [o - v for o, v in zip(out, at, strict=True)])
@@ -359,7 +369,13 @@ def test_weights_that_are_flushed_to_zero() -> None:
     assert float(pulled.forms[0].linear) * -1e6 + float(pulled.constant) <= true
 
 
-@pytest.mark.parametrize("name", [*PIECES, *SMOOTH, "MaxPool: 1-D", "MaxPool: 2-D, padding", "LpPool: 1-D, p = 1.5"])
+DATA_DEPENDENT = ["Sort: of three", "Standardize: groups", "LocalResponse: strong"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*PIECES, *SMOOTH, "MaxPool: 1-D", "MaxPool: 2-D, padding", "LpPool: 1-D, p = 1.5", *DATA_DEPENDENT],
+)
 def test_boxes_without_ends(name: str, generator: torch.Generator) -> None:
     """Infinite ends: either the constant is no number, or it holds far out as well."""
     layer, shapes = CASES[name].layer, CASES[name].shapes
@@ -381,14 +397,16 @@ def test_boxes_without_ends(name: str, generator: torch.Generator) -> None:
             assert (short[np.isfinite(short)] >= 0).all(), question.kind
 
 
-@pytest.mark.parametrize("name", [*PIECES, *SMOOTH, "MaxPool: 1-D", "MaxPool: 2-D, padding", "Dense: wide"])
+@pytest.mark.parametrize(
+    "name", [*PIECES, *SMOOTH, "MaxPool: 1-D", "MaxPool: 2-D, padding", "Dense: wide", *DATA_DEPENDENT, "Multiply"]
+)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_free_variables_that_are_no_numbers(name: str, bad: float, generator: torch.Generator) -> None:
     """A constant or a form that is a number is a bound."""
     layer, shapes = CASES[name].layer, CASES[name].shapes
     for question in questions(layer, shapes, generator):
         for key, tensor in question.duals.tensors().items():
-            changed = tensor.clone()
+            changed = tensor.clone(memory_format=torch.contiguous_format)
             changed.view(-1)[torch.rand(tensor.numel(), generator=generator) < 0.2] = bad
             asked = replace(question, duals=replace(question.duals, **{key: changed}))
             pulled = pulled_by(layer, asked)

@@ -15,11 +15,23 @@ from torch import Tensor
 
 from contracts.questions import Question
 from oracles import dense, loops
-from oracles.exact import Long, exact, long, value
+from oracles.exact import Long, exact, long, pieces, value
 from oracles.taps import taps_of
 from pertbound.forms import Pulled
-from pertbound.layers import Activation, Add, Concat, Layer, Linear, LpPool, MaxPool
-from pertbound.layers.piecewise import TwoPieces
+from pertbound.layers import (
+    Activation,
+    Add,
+    Concat,
+    Layer,
+    Linear,
+    LocalResponse,
+    LpPool,
+    MaxPool,
+    Multiply,
+    Sort,
+    Standardize,
+)
+from pertbound.layers.piecewise import Pieces
 
 EPS = float(np.finfo(np.longdouble).eps)
 Point = tuple[Long, ...]
@@ -31,6 +43,11 @@ def worst_points(layer: Layer, question: Question, pulled: Pulled, generator: to
     match layer:
         case Activation():
             yield within(question, (_entry_by_entry(layer, question, pulled),))
+        case Multiply():
+            yield within(question, _pair_by_pair(question, pulled))
+        case Standardize() | LocalResponse():
+            for point in _by_descent(layer, question, pulled, generator):
+                yield within(question, point)
         case Linear() | Add() | Concat():
             for point in _along(layer, question, pulled, generator):
                 yield within(question, point)
@@ -60,7 +77,7 @@ _FEATURES = (0.0, 1e-9, 1e-3, 0.05, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 60.0)
 
 
 def _entry_by_entry(layer: Activation, question: Question, pulled: Pulled) -> Long:
-    """Every entry's own worst point: for two pieces exact, for others by a grid that is refined."""
+    """Every entry's own worst point: for straight pieces exact, for others by a grid that is refined."""
     (region,), (form,) = question.inputs, pulled.forms
     low, high, rest, at = (long(t) for t in (region.box.lower, region.box.upper, region.value, question.output.value))
     c, line = long(question.form.linear), long(form.linear)
@@ -72,13 +89,13 @@ def _entry_by_entry(layer: Activation, question: Question, pulled: Pulled) -> Lo
         return c * up - q / 2 * up * up - line * across + p / 2 * across * across
 
     places = [low, high, np.clip(rest, low, high), np.clip(0 * rest, low, high)]
-    if isinstance(layer, TwoPieces):
-        for slope in (np.longdouble(1), np.longdouble(layer.left)):
+    if isinstance(layer, Pieces):
+        for slope, offset, first, last in pieces(layer):
             bow = p - q * slope * slope
             with np.errstate(divide="ignore", invalid="ignore"):
-                z = (p * rest + line - slope * c - q * slope * at) / bow
+                z = (p * rest + line - slope * c - q * slope * (at - offset)) / bow
             z = np.where(np.isfinite(z), z, rest)
-            places += [np.clip(z, *ends) for ends in ((low, high), (np.minimum(low, 0), np.minimum(high, 0)))]
+            places += [z, np.clip(z, first, last), np.full_like(z, first), np.full_like(z, last)]
         z = np.stack(places)
         z = np.clip(z, low, high)
         costs = cost(z)
@@ -96,6 +113,71 @@ def _entry_by_entry(layer: Activation, question: Question, pulled: Pulled) -> Lo
         z = np.concatenate([left + (middle - left) * parts, middle + (right - middle) * parts, right])
         z = np.clip(z, low, high)
     return np.take_along_axis(z, cost(z).argmin(0)[None], 0)[0] - rest
+
+
+def _pair_by_pair(question: Question, pulled: Pulled) -> Point:
+    """Of products, every pair's own worst point: a grid that is refined, ends and rest included."""
+    one, two = question.inputs
+    c, at = long(question.form.linear), long(question.output.value)
+    q = _column(question.form.curvature, c)
+    lines, bows = [long(f.linear) for f in pulled.forms], [_column(f.curvature, c) for f in pulled.forms]
+    rests, lows, highs = (
+        [long(t) for t in pair]
+        for pair in zip(*((region.value, region.box.lower, region.box.upper) for region in (one, two)), strict=True)
+    )
+
+    def cost(u: Long, v: Long) -> Long:
+        up, found = u * v - at, np.zeros_like(u * v)
+        for z, line, bow, rest in zip((u, v), lines, bows, rests, strict=True):
+            found = found - line * (z - rest) + bow / 2 * (z - rest) ** 2
+        return found + c * up - q / 2 * up * up
+
+    ends = [(low, high) for low, high in zip(lows, highs, strict=True)]
+    best = [np.clip(rest, *end) for rest, end in zip(rests, ends, strict=True)]
+    for _ in range(12):
+        grids = []
+        for (low, high), rest, z in zip(ends, rests, best, strict=True):
+            parts = (np.arange(9, dtype=np.longdouble) / 8).reshape(-1, *(1 for _ in c.shape))
+            grids.append(np.concatenate([low + (high - low) * parts, z[None], np.clip(rest, low, high)[None]]))
+        pairs = cost(grids[0][:, None], grids[1][None])
+        flat = pairs.reshape(-1, *c.shape).argmin(0)
+        which = np.unravel_index(flat, pairs.shape[:2])
+        best = [np.take_along_axis(g, w[None], 0)[0] for g, w in zip(grids, which, strict=True)]
+        ends = [
+            (np.maximum(z - (high - low) / 6, whole_low), np.minimum(z + (high - low) / 6, whole_high))
+            for z, (low, high), whole_low, whole_high in zip(best, ends, lows, highs, strict=True)
+        ]
+    return best[0] - rests[0], best[1] - rests[1]
+
+
+def _by_descent(layer: Layer, question: Question, pulled: Pulled, generator: torch.Generator) -> Iterator[Point]:
+    """Signs of derivatives in float64, with shorter and shorter steps, from several starts."""
+    (region,), (form,) = question.inputs, pulled.forms
+    rest, low, high = region.value, region.box.lower, region.box.upper
+    wider, p, q = dense.in_float64(layer), form.curvature, question.form.curvature
+
+    def cost(z: Tensor) -> Tensor:
+        up, across = (wider.forward(z) - question.output.value).flatten(1), (z - rest).flatten(1)
+        found = (question.form.linear.flatten(1) * up).sum(1) - (form.linear.flatten(1) * across).sum(1)
+        found = found if q is None else found - q / 2 * up.square().sum(1)
+        return found if p is None else found + p / 2 * across.square().sum(1)
+
+    rows = (-1, *(1 for _ in rest.shape[1:]))
+    for kind in range(6):
+        t = torch.rand(rest.shape, generator=generator, dtype=torch.float64)
+        t = (t > 0.5).to(t.dtype) if kind % 2 else t
+        z = torch.minimum(torch.maximum(rest, low), high) if kind == 0 else low + (high - low) * t
+        best, least = z, cost(z)
+        for step in range(14):
+            at = z.detach().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(cost(at).sum(), at)
+            width = (high - low) * 0.6**step
+            towards = torch.minimum(torch.maximum(z - width * gradient.sign(), low), high)
+            value = torch.nan_to_num(cost(towards), nan=math.inf)
+            better = value < least
+            best, least = torch.where(better.reshape(rows), towards, best), torch.where(better, value, least)
+            z = torch.where(better.reshape(rows), towards, best)
+        yield (long(best) - long(rest),)
 
 
 def _column(per_item: Tensor | None, like: Long) -> Long:
@@ -202,6 +284,9 @@ def _by_coordinates(layer: Layer, question: Question, pulled: Pulled, generator:
 
 def _readers(layer: Layer) -> Tensor:
     """(outputs, inputs): 1 where a window reads an entry."""
+    if isinstance(layer, Sort):
+        group = torch.ones(layer.input_shape[-1], layer.input_shape[-1], dtype=torch.float64)
+        return torch.block_diag(*[group] * math.prod(layer.input_shape[:-1]))
     assert isinstance(layer, MaxPool | LpPool)
     spatial, dims = layer.input_shape[1:], len(layer.window)
     zeros, ones = (0,) * dims, (1,) * dims

@@ -131,6 +131,18 @@ PLAIN: dict[str, tuple[Build, tuple[int, ...]]] = {
     "softplus": (lambda: nn.Sequential(linear(6, 8), nn.Softplus(beta=3, threshold=1.5), linear(8, 3)), (6,)),
     "identity": (lambda: nn.Sequential(nn.Identity(), linear(), nn.Identity()), (6,)),
     "nested": (lambda: nn.Sequential(nn.Sequential(linear(6, 5), nn.Sequential(nn.ReLU())), linear(5, 3)), (6,)),
+    "transposed convolution": (lambda: image(nn.ConvTranspose2d(1, 2, 3, 2, 1, 1), features=128), (1, 4, 4)),
+    "padding same, kernel of four": (lambda: image(nn.Conv1d(1, 2, 4, padding="same"), features=14), (1, 7)),
+    "circular padding": (lambda: image(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"), features=32), (1, 4, 4)),
+    "adaptive maximum": (lambda: image(nn.AdaptiveMaxPool2d(2), features=4), (1, 4, 4)),
+    "uneven adaptive pooling": (lambda: image(nn.AdaptiveAvgPool2d(3), features=9), (1, 4, 4)),
+    "adaptive pooling that enlarges": (lambda: image(nn.AdaptiveAvgPool1d(8), features=8), (1, 4)),
+    "decreasing leaky relu": (lambda: nn.Sequential(linear(), nn.LeakyReLU(-0.5)), (6,)),
+    "instance norm": (lambda: image(nn.InstanceNorm2d(2, affine=True), features=8), (2, 2, 2)),
+    "instance norm with statistics": (
+        lambda: image(nn.InstanceNorm1d(2, track_running_stats=True), features=8),
+        (2, 4),
+    ),
     "unflatten": (lambda: image(nn.Unflatten(1, (2, 3)), nn.Conv1d(2, 2, 2), features=4), (6,)),
 }
 
@@ -185,7 +197,28 @@ def in_place(s: Any, x: Tensor) -> Tensor:
     return s.l(z)
 
 
+def moved_about(s: Any, x: Tensor) -> Tensor:
+    a, b = x.chunk(2, dim=1)
+    y = torch.cat([b[:, :, 1:], a.flip(-1)[..., ::2]], 2).permute(0, 2, 1)
+    y = torch.stack([y, y.roll(1, 1)], -1)[:, :, 0]
+    return s.l(torch.cat([y.flatten(1), x.mean((1, 2), keepdim=True).expand(-1, 1, 2).flatten(1)], 1))
+
+
 WRITTEN: dict[str, tuple[Build, tuple[int, ...]]] = {
+    "moved about": (lambda: Wrap(moved_about, l=linear(10, 3)), (2, 3)),
+    "products": (lambda: Wrap(lambda s, x: s.l(x * s.a(x) + x**2), a=linear(6, 6), l=linear()), (6,)),
+    "values of two shapes": (lambda: Wrap(lambda s, x: s.l((x - x.amax(1, True)).flatten(1)), l=linear()), (2, 3)),
+    "a buffer in another shape": (
+        lambda: Wrap(
+            lambda s, x: s.l(((x - s.m.view(1, -1, 1)) / s.m[None, :, None]).flatten(1)),
+            m=torch.rand(2) + 1,
+            l=linear(),
+        ),
+        (2, 3),
+    ),
+    "weight norm": (lambda: nn.utils.parametrizations.weight_norm(linear()), (6,)),
+    "spectral norm": (lambda: nn.utils.parametrizations.spectral_norm(linear()), (6,)),
+    "orthogonal": (lambda: nn.utils.parametrizations.orthogonal(linear()), (6,)),
     "reshapes": (lambda: Wrap(spread, l=linear()), (6,)),
     "functional relu": (lambda: Wrap(lambda s, x: s.l(functional.relu(s.a(x))), a=linear(6, 6), l=linear()), (6,)),
     "relu method": (lambda: Wrap(lambda s, x: s.l(s.a(x).relu().relu_()), a=linear(6, 6), l=linear()), (6,)),
@@ -417,36 +450,67 @@ def data_dependent(s: Any, x: Tensor) -> Tensor:
 
 
 UNSUPPORTED: dict[str, tuple[Build, tuple[int, ...], list[str]]] = {
-    "gelu": (lambda: nn.Sequential(linear(), nn.GELU()), (6,), ["gelu", r"1 \(GELU\)"]),
+    "softshrink": (lambda: nn.Sequential(linear(), nn.Softshrink()), (6,), ["softshrink", r"1 \(Softshrink\)"]),
     "deeper": (
-        lambda: nn.Sequential(linear(), nn.Sequential(nn.ReLU(), nn.Sequential(nn.SiLU()))),
+        lambda: nn.Sequential(linear(), nn.Sequential(nn.ReLU(), nn.Sequential(nn.Hardshrink()))),
         (6,),
-        ["silu", r"1\.1\.0 \(SiLU\)"],
+        ["hardshrink", r"1\.1\.0 \(Hardshrink\)"],
+    ),
+    "exponential": (lambda: Wrap(lambda s, x: s.l(x).exp(), l=linear()), (6,), ["exp"]),
+    "normalised by its own deviation": (
+        lambda: Wrap(lambda s, x: s.l((x - x.mean(1, True)) / x.std(1, keepdim=True)), l=linear()),
+        (6,),
+        ["std"],
+    ),
+    "cube": (lambda: Wrap(lambda s, x: s.l(x**3), l=linear()), (6,), [r"pow\.Tensor_Scalar", "exponent 3"]),
+    "a product of matrices": (
+        lambda: Wrap(lambda s, x: s.l((x @ x.mT).flatten(1)), l=linear(4, 3)),
+        (2, 3),
+        [r"matmul", "weights that depend on the input"],
+    ),
+    "a jump": (
+        lambda: nn.Sequential(linear(), nn.Threshold(0.5, 0.0)),
+        (6,),
+        ["threshold", r"1 \(Threshold\)", "jumps"],
+    ),
+    "layer norm without eps": (
+        lambda: nn.Sequential(nn.LayerNorm(6, eps=0.0), linear()),
+        (6,),
+        ["layer_norm", r"0 \(LayerNorm\)", "eps"],
+    ),
+    "recurrent layers with the time first": (
+        lambda: Wrap(lambda s, x: s.l(s.r(x)[0][:, -1]), r=nn.LSTM(3, 2), l=linear(2, 3)),
+        (4, 3),
+        ["lstm", "batch_first"],
+    ),
+    "recurrent layers with projections": (
+        lambda: Wrap(
+            lambda s, x: s.l(s.r(x)[0][:, -1]), r=nn.LSTM(3, 4, proj_size=2, batch_first=True), l=linear(2, 3)
+        ),
+        (4, 3),
+        ["lstm", "projections"],
+    ),
+    "adaptive maximum of unequal windows": (
+        lambda: image(nn.AdaptiveMaxPool2d(3), features=9),
+        (1, 4, 4),
+        ["adaptive_max_pool2d", "unequal"],
+    ),
+    "the places of maxima": (
+        lambda: Wrap(lambda s, x: s.l(x.max(1)[1] * 1.0), l=linear(3, 3)),
+        (2, 3),
+        ["mul", "operands"],
     ),
     "attention": (
         lambda: Wrap(relu_attention, attend=nn.MultiheadAttention(4, 2, batch_first=True), l=linear(12, 3)),
         (3, 4),
         ["attend"],
     ),
-    "layer norm": (lambda: nn.Sequential(nn.LayerNorm(6), linear()), (6,), ["layer_norm", r"0 \(LayerNorm\)"]),
-    "product": (
-        lambda: Wrap(lambda s, x: s.l(x * s.a(x)), a=linear(6, 6), l=linear()),
-        (6,),
-        [r"mul\.Tensor", "the top level", "two values"],
-    ),
-    "square": (lambda: Wrap(lambda s, x: s.l(x * x), l=linear()), (6,), [r"mul\.Tensor"]),
     "quotient": (lambda: Wrap(lambda s, x: s.l(x / (x + 9)), l=linear()), (6,), [r"div\.Tensor"]),
     "constant over value": (lambda: Wrap(lambda s, x: s.l(s.c / x), c=torch.rand(6), l=linear()), (6,), [r"div\.T"]),
-    "power": (lambda: Wrap(lambda s, x: s.l(x**2), l=linear()), (6,), [r"pow\.Tensor_Scalar"]),
-    "power of a part": (
-        lambda: Wrap(lambda s, x: s.l(x.chunk(2, 1)[0] ** 2), l=linear(3, 3)),
-        (6,),
-        ["chunk|split|getitem", "the top level"],
-    ),
     "sums of two shapes": (
         lambda: Wrap(lambda s, x: s.l(x + x.view(-1, 1, 2, 3)).flatten(1), l=linear(3, 3)),
         (2, 3),
-        [r"add\.Tensor", "one shape"],
+        [r"add\.Tensor", "number of dimensions"],
     ),
     "softmax in the middle": (
         lambda: nn.Sequential(linear(6, 4), nn.Softmax(1), linear(4, 3)),
@@ -463,33 +527,11 @@ UNSUPPORTED: dict[str, tuple[Build, tuple[int, ...], list[str]]] = {
         (2, 3),
         ["softmax", r"0 \(Softmax\)"],
     ),
-    "transposed convolution": (
-        lambda: image(nn.ConvTranspose2d(1, 2, 3), features=72),
-        (1, 4, 4),
-        ["conv_transpose2d", r"0 \(ConvTranspose2d\)"],
-    ),
-    "circular padding": (
-        lambda: image(nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"), features=32),
-        (1, 4, 4),
-        ["pad", r"0 \(Conv2d\)"],
-    ),
-    "lopsided padding": (
-        lambda: image(nn.Conv1d(1, 2, 2, padding="same"), features=14),
-        (1, 7),
-        ["same", "even kernel", r"0 \(Conv1d\)"],
-    ),
     "indices of maxima": (
         lambda: Wrap(lambda s, x: s.l(s.pool(x)[0].flatten(1)), pool=nn.MaxPool2d(2, return_indices=True), l=linear()),
         (1, 4, 6),
         ["max_pool2d", r"pool \(MaxPool2d\)"],
     ),
-    "adaptive maximum": (lambda: image(nn.AdaptiveMaxPool2d(2), features=4), (1, 4, 4), ["adaptive_max_pool2d"]),
-    "uneven adaptive pooling": (
-        lambda: image(nn.AdaptiveAvgPool2d(3), features=9),
-        (1, 4, 4),
-        ["adaptive_avg_pool2d", r"0 \(AdaptiveAvgPool2d\)", "unequal"],
-    ),
-    "adaptive pooling that enlarges": (lambda: image(nn.AdaptiveAvgPool1d(8), features=8), (1, 4), ["unequal"]),
     "lp pooling of signed inputs": (
         lambda: image(nn.Conv2d(1, 2, 3), nn.LPPool2d(3, 2), features=8),
         (1, 6, 6),
@@ -514,11 +556,6 @@ UNSUPPORTED: dict[str, tuple[Build, tuple[int, ...], list[str]]] = {
         lambda: image(nn.ReLU(), nn.LPPool2d(2, 2, ceil_mode=True), features=9),
         (1, 5, 5),
         ["ceil_mode", r"1 \(LPPool2d\)"],
-    ),
-    "decreasing leaky relu": (
-        lambda: nn.Sequential(linear(), nn.LeakyReLU(-0.5)),
-        (6,),
-        ["leaky_relu", r"1 \(LeakyReLU\)", "-0.5"],
     ),
     "infinite leaky relu": (lambda: nn.Sequential(linear(), nn.LeakyReLU(math.inf)), (6,), ["leaky_relu", "inf"]),
     "softplus with a negative beta": (
@@ -559,11 +596,6 @@ UNSUPPORTED: dict[str, tuple[Build, tuple[int, ...], list[str]]] = {
         (6,),
         ["batch_norm", r"1 \(BatchNorm1d\)", "batch itself"],
     ),
-    "instance norm": (
-        lambda: image(nn.InstanceNorm2d(2), features=8),
-        (2, 2, 2),
-        ["instance_norm", r"0 \(InstanceNorm2d\)"],
-    ),
     "dropout that stays random": (
         lambda: Wrap(lambda s, x: functional.dropout(s.l(x), 0.5, training=True), l=linear()),
         (6,),
@@ -574,11 +606,6 @@ UNSUPPORTED: dict[str, tuple[Build, tuple[int, ...], list[str]]] = {
         lambda: Wrap(lambda s, x: functional.linear(x, s.l(x)[0:1, :]), l=linear(6, 6)),
         (6,),
         ["aten"],
-    ),
-    "a computed weight": (
-        lambda: nn.utils.parametrizations.weight_norm(linear()),
-        (6,),
-        ["weight_norm"],
     ),
 }
 

@@ -184,7 +184,7 @@ class CentredBox(ReLU):
 class EndsOnly(ReLU):
     """Vertices of parabolas forgotten: the ends of the pieces alone."""
 
-    def _minimiser(self, *given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    def _minimiser(self, *given: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         form, line, curvature, region, value = given
         if curvature is None:
             return super()._minimiser(*given)
@@ -198,7 +198,7 @@ class EndsOnly(ReLU):
             found.append((cost, z))
         which = torch.stack([cost for cost, _ in found]).argmin(0)
         z = torch.stack([z for _, z in found]).gather(0, which[None]).squeeze(0)
-        return z, (z > 0).to(z.dtype), torch.zeros_like(z)
+        return z, z.relu(), z.abs() + value.abs(), torch.zeros_like(z)
 
 
 class NeverMissed(LeakyReLU):

@@ -51,6 +51,13 @@ class HalfDropped(Averaged):
         return (low + high) / 2 * before
 
 
+class SignedMiddle(Averaged):
+    """A negative mean slope subtracted."""
+
+    def rule(self, low: float, high: float, before: Tensor, norm: Any, moved: Tensor) -> Tensor:
+        return (low + high) / 2 * before + (high - low) / 2 * norm * moved
+
+
 class HalfOfHalf(Averaged):
     """A quarter of the 1-Lipschitz part instead of a half."""
 
@@ -210,6 +217,7 @@ def push_mutants() -> dict[str, PushMutant]:
     """All of them, by what is wrong; the last two push rightly through a broken layer."""
     return {
         "half dropped": PushMutant(HalfDropped, _aligned("ReLU")),
+        "middle with its sign": PushMutant(SignedMiddle, mlp(2, "LeakyReLU -3", seed=23)),
         "half halved": PushMutant(HalfOfHalf, _aligned("ReLU")),
         "activation pushed through": PushMutant(PushedThrough, _aligned("LeakyReLU 0.1")),
         "half dropped, steep": PushMutant(HalfDropped, _aligned("LeakyReLU 3")),

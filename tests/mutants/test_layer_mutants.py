@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mutants.families import family_mutants
 from mutants.intervals import interval_mutants
 from mutants.layers import Mutant, mutants
 
-MUTANTS = mutants() | interval_mutants()
+MUTANTS = mutants() | interval_mutants() | family_mutants()
 
 
 def _run(mutant: Mutant, broken: bool) -> None:

@@ -7,6 +7,7 @@ import torch
 
 from contracts.last_step import check_last_step
 from contracts.relaxation import check_relaxation
+from mutants.families import relaxed_mutants
 from mutants.layers import Mutant
 from mutants.pull_back import layer_mutants
 from mutants.relaxation import LAST_STEPS, GraphMutant, graph_mutants
@@ -14,7 +15,7 @@ from oracles.exact import WIDER
 from pertbound.relaxation import Ground
 from pertbound.sets import Ball
 
-LAYERS, GRAPHS = layer_mutants(), graph_mutants()
+LAYERS, GRAPHS = layer_mutants() | relaxed_mutants(), graph_mutants()
 SEEDS = (0, 1, 2)
 """A fault may show with one and not with another; the original must pass with all."""
 pytestmark = pytest.mark.skipif(not WIDER, reason="long double is no wider than double here")

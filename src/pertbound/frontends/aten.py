@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pertbound.errors import ConversionError
 from pertbound.frontends.conversion import Converter, Probabilities, Value
+from pertbound.frontends.local_response import with_local_responses
 from pertbound.frontends.lp_pool import with_lp_pools
 from pertbound.frontends.operators import HANDLERS
 from pertbound.frontends.program import Program
@@ -24,16 +25,20 @@ class Converted:
     finish: Callable[[Tensor], Tensor]
 
 
-def convert(program: Program) -> Converted:
-    """The nodes of a program's graph.
+def convert(program: Program, dtype: torch.dtype | None = None) -> Converted:
+    """The nodes of a program's graph; `dtype` is what it computes in, by default that of its stored tensors.
 
     Raises `UnsupportedLayerError` for operators without a bound, `ConversionError` for anything else that is not
     a classifier of one input tensor.
     """
-    converter = Converter(program, HANDLERS)
-    for call in with_lp_pools(program.calls):
+    converter = Converter(program, HANDLERS, dtype)
+    for call in with_local_responses(with_lp_pools(program.calls)):
         converter.read(call)
-    result = converter.values.get(program.output)
+    return converted(converter, converter.values.get(program.output))
+
+
+def converted(converter: Converter, result: object) -> Converted:
+    """The nodes behind `result`, which is what the program returns."""
     finish: Callable[[Tensor], Tensor] = _identity
     if isinstance(result, Probabilities):
         finish = _log_softmax if result.logarithm else _softmax
@@ -47,9 +52,9 @@ def graph_of(
     program: Program, dtype: torch.dtype, original: Callable[[Tensor], Tensor] | None
 ) -> tuple[Graph, Callable[[Tensor], Tensor]]:
     """The program's graph, and what turns its logits into the program's own output."""
-    converted = convert(program)
-    graph = Graph(converted.nodes, program.input_shape[1:], dtype=dtype, original=original)
-    return graph, converted.finish
+    parts = convert(program, dtype)
+    graph = Graph(parts.nodes, program.input_shape[1:], dtype=dtype, original=original)
+    return graph, parts.finish
 
 
 def _identity(logits: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pertbound.errors import ConversionError, UnsupportedLayerError
+from pertbound.frontends.folding import fold, writes_into
 from pertbound.frontends.program import Call, Program, Ref
 from pertbound.graph import INPUT, Node
 from pertbound.layers import Layer, Shape
@@ -18,11 +19,14 @@ from pertbound.layers import Layer, Shape
 
 @dataclass(frozen=True)
 class Value:
-    """A value that depends on the input: the node that gives it, a sample's shape, and whether it is >= 0."""
+    """A value that depends on the input: the node that gives it, a sample's shape, whether it is >= 0, and the largest
+    absolute value that it can have for any input.
+    """
 
     node: str
     shape: Shape
     nonnegative: bool = False
+    bound: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,34 @@ class Probabilities:
     logarithm: bool
 
 
+@dataclass(frozen=True)
+class BatchConstant:
+    """A constant with one row for each sample, all of them the same: `tensor` has 1 where the batch would be."""
+
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """Values along a first dimension, before the batch: the last states of recurrent layers."""
+
+    parts: tuple[Any, ...]
+
+
 class _Batch:
     """The batch size, which no layer may depend on."""
 
 
+class _Places:
+    """Where the largest entries, or sorted ones, came from: nothing is known of it."""
+
+
+PLACES = _Places()
 BATCH = _Batch()
+LOCAL_RESPONSE = "pertbound.local_response"
+"""Local response normalisation, which PyTorch has no operator for (see `local_response.py`)."""
+GETITEM = "pertbound.getitem"
+"""The operator that takes one of several results, with the arguments `self` and `index`."""
 LARGEST_SAMPLE = 2**28
 """Values with more entries per sample are refused, so that a hostile file cannot ask for all memory."""
 
@@ -45,17 +72,22 @@ LARGEST_SAMPLE = 2**28
 _SHARING = {
     f"aten.{name}"
     for name in (
-        *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"),
-        *("detach", "contiguous", "dropout", "feature_dropout"),
+        *("view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze"),
+        *("detach", "alias", "contiguous", "to", "dropout", "feature_dropout", "alpha_dropout"),
+        *("feature_alpha_dropout", "slice", "select", "narrow", "chunk", "split", "split_with_sizes", "tensor_split"),
+        *("unbind", "permute", "transpose", "swapaxes", "swapdims", "t", "mT", "adjoint", "movedim", "moveaxis"),
+        *("expand", "expand_as", "unfold", "diagonal", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle"),
+        *("broadcast_to", "pad", "constant_pad_nd", "atleast_2d", "atleast_3d"),
     )
-}
+} | {GETITEM}
 """Operators whose result may share memory with their argument."""
 
 
 class Converter:
     """The state of one conversion: what each name of the program stands for, and the nodes so far."""
 
-    def __init__(self, program: Program, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, program: Program, handlers: Mapping[str, Handler], dtype: torch.dtype | None = None) -> None:
+        """`dtype` is what the program computes in; by default that of its stored tensors."""
         shape = tuple(program.input_shape)
         if len(shape) < 2:
             raise ConversionError(f"the example needs a batch dimension and at least one more, got {shape}")
@@ -63,6 +95,16 @@ class Converter:
         self.values: dict[str, Any] = dict(program.tensors)
         self.values[program.input] = Value(INPUT, shape[1:])
         self.nodes: list[Node] = []
+        floats = (t.dtype for t in program.tensors.values() if t.is_floating_point())
+        self.dtype = dtype or next(floats, torch.float32)
+        self.views: dict[str, tuple[Value, Tensor | None]] = {}
+        """For nodes that only select entries: of which value, and which (`Select.index`; None: all in their order)."""
+        self.selected: dict[tuple[str, Shape, bytes], Value] = {}
+        """What was selected: the node it came from, its shape, and its index."""
+        self.parts: dict[str, tuple[int, tuple[Value, ...]]] = {}
+        """For nodes that put values side by side: along which dimension of a sample, and which values."""
+        self.sorted: dict[tuple[str, str], Value] = {}
+        """For pairs of nodes: the smaller and the larger entries of both, side by side (see `reducing.py`)."""
         self._handlers = handlers
         self._same: dict[str, set[str]] = {}
         self.shared: set[str] = {program.input, *program.tensors}
@@ -73,8 +115,17 @@ class Converter:
         namespace, operator = (*call.target.split("."), "")[:2]
         plain = operator.rstrip("_") if not operator.startswith("_") else operator
         arguments = {name: self._resolve(value) for name, value in call.arguments.items()}
-        handler = self._handlers.get(f"{namespace}.{plain}")
-        if handler is None or "out" in call.arguments or "rounding_mode" in call.arguments:
+        operator_name = f"{namespace}.{plain}"
+        in_place = operator != plain
+        writes = writes_into(call.target, call.arguments)
+        if not in_place and not writes and not depends(arguments):
+            folded = fold(call.target, operator_name, arguments)
+            if folded is not None:
+                self.values[call.name] = folded
+                self._share(call, operator_name)
+                return
+        handler = self._handlers.get(operator_name)
+        if handler is None or writes or "rounding_mode" in call.arguments:
             raise UnsupportedLayerError(
                 f"operator {call.target}{place(call)} has no bound here. Supported are "
                 f"{', '.join(sorted(name.removeprefix('aten.') for name in self._handlers))}. Rewrite the model with "
@@ -85,7 +136,6 @@ class Converter:
                 f"{call.target}{place(call)} reads the output of a softmax; a softmax is only supported at the "
                 "very end, where it is dropped and the logits are certified"
             )
-        in_place = operator != plain
         target = call.arguments.get("self")
         changed = target.name if in_place and isinstance(target, Ref) else ""
         one = self._same.get(changed, {changed})  # the names of one and the same tensor
@@ -103,28 +153,34 @@ class Converter:
         except (LookupError, TypeError, ValueError, AssertionError, ArithmeticError, RuntimeError) as error:
             raise ConversionError(f"{call.target}{place(call)} has unreadable arguments: {error!r}") from error
         self.values[call.name] = result
-        if f"{namespace}.{plain}" in _SHARING:
-            self.shared.update((call.name, *(v.name for v in call.arguments.values() if isinstance(v, Ref))))
+        self._share(call, operator_name)
         if in_place:
             one.add(call.name)
             for name in one:  # whoever reads any of them from here on reads the result
                 self.values[name], self._same[name] = result, one
 
-    def add(self, call: Call, layer: Layer, *inputs: Value, nonnegative: bool = False) -> Value:
+    def _share(self, call: Call, operator: str) -> None:
+        if operator in _SHARING:
+            self.shared.update((call.name, *(v.name for v in call.arguments.values() if isinstance(v, Ref))))
+
+    def add(
+        self, call: Call, layer: Layer, *inputs: Value, nonnegative: bool = False, bound: float = math.inf
+    ) -> Value:
         """A node for the layer; its output's shape is found by running it on zeros."""
         name = call.name if all(node.name != call.name for node in self.nodes) else f"{call.name}_{len(self.nodes)}"
         if max(math.prod(value.shape) for value in inputs) > LARGEST_SAMPLE:
             raise ConversionError(f"{call.target}{place(call)} reads more than {LARGEST_SAMPLE} numbers a sample")
         with torch.no_grad():
-            dtype = next((v.dtype for v in vars(layer).values() if isinstance(v, Tensor)), torch.float32)
-            device = next((v.device for v in vars(layer).values() if isinstance(v, Tensor)), None)
+            own = [v for v in vars(layer).values() if isinstance(v, Tensor)]
+            dtype = next((v.dtype for v in own if v.is_floating_point()), torch.float32)
+            device = next((v.device for v in own), None)
             try:
                 output = layer.forward(*(torch.zeros(1, *v.shape, dtype=dtype, device=device) for v in inputs))
             except RuntimeError as error:
                 shapes = [v.shape for v in inputs]
                 raise ConversionError(f"{call.target}{place(call)} cannot run on {shapes}: {error}") from error
         self.nodes.append(Node(name, layer, tuple(v.node for v in inputs), call.where))
-        return Value(name, tuple(output.shape[1:]), nonnegative)
+        return Value(name, tuple(output.shape[1:]), nonnegative, bound)
 
     def _resolve(self, value: Any) -> Any:
         if isinstance(value, Ref):
@@ -146,8 +202,16 @@ def place(call: Call) -> str:
     return f" at {call.where}" if call.where else f" (value {call.name!r})"
 
 
+def depends(arguments: Arguments) -> bool:
+    """Whether any argument depends on the input, or on the batch size."""
+    return any(
+        isinstance(v, Value | Probabilities | BatchConstant | Stacked | _Batch | _Places)
+        for v in _flat(arguments.values())
+    )
+
+
 def _flat(values: Any) -> list[Any]:
-    return [item for v in values for item in (_flat(v) if isinstance(v, list) else [v])]
+    return [item for v in values for item in (_flat(v) if isinstance(v, list | tuple) else [v])]
 
 
 def value_of(call: Call, arguments: Arguments, name: str) -> Value:

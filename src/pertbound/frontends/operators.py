@@ -7,7 +7,10 @@ from typing import Any
 
 from pertbound.errors import UnsupportedLayerError
 from pertbound.frontends import conversion
+from pertbound.frontends.activations import ACTIVATIONS
 from pertbound.frontends.conversion import (
+    GETITEM,
+    LOCAL_RESPONSE,
     Arguments,
     Converter,
     Handler,
@@ -17,23 +20,27 @@ from pertbound.frontends.conversion import (
     required_constant,
     value_of,
 )
+from pertbound.frontends.local_response import local_response
 from pertbound.frontends.lp_pool import LP_POOL
-from pertbound.frontends.plumbing import arithmetic, concat, final_softmax, no_result, reshape, same, size
-from pertbound.frontends.program import Call
-from pertbound.layers import (
-    AveragePool,
-    Conv,
-    Dense,
-    Diagonal,
-    LeakyReLU,
-    LpPool,
-    MaxPool,
-    ReLU,
-    Shape,
-    Sigmoid,
-    Softplus,
-    Tanh,
+from pertbound.frontends.normalising import batch_norm, group_norm, instance_norm, layer_norm
+from pertbound.frontends.plumbing import (
+    arithmetic,
+    converted,
+    final_softmax,
+    gated,
+    getitem,
+    new_constant,
+    no_result,
+    power,
+    reshape,
+    same,
+    size,
 )
+from pertbound.frontends.program import Call
+from pertbound.frontends.rearranging import REARRANGING, concat, expand_as, pad, padded, rearranged, stack
+from pertbound.frontends.recurrent import RECURRENT
+from pertbound.frontends.reducing import adaptive_average, adaptive_maximum, average, clamp, extreme, sort
+from pertbound.layers import AveragePool, Conv, ConvTranspose, Dense, LpPool, MaxPool, Shape
 
 
 def _ints(value: Any, dims: int, default: int) -> Shape:
@@ -69,20 +76,19 @@ def _addmm(c: Converter, call: Call, a: Arguments) -> Value:
 def _conv(c: Converter, call: Call, a: Arguments) -> Value:
     source, weight = value_of(call, a, "input"), required_constant(call, a, "weight")
     dims = weight.dim() - 2
-    if a.get("transposed", False):
-        raise UnsupportedLayerError(f"{call.target}{place(call)}: transposed convolution has no bound here yet")
     if len(source.shape) != dims + 1:
         raise UnsupportedLayerError(f"{call.target}{place(call)}: the input needs a batch dimension")
+    if a.get("transposed", False):
+        return _conv_transpose(c, call, a)
     stride, dilation = _ints(a.get("stride"), dims, 1), _ints(a.get("dilation"), dims, 1)
     padding = a.get("padding")
     if isinstance(padding, str):
-        padding = _named_padding(call, padding, tuple(weight.shape[2:]), dilation)
+        before, after = _named_padding(padding, tuple(weight.shape[2:]), dilation)
+        if before != after:
+            source, before = padded(c, call, source, before, after), [0] * dims
+        padding = before
     pads = _ints(padding, dims, 0)
-    sides = [(n + 2 * p) // s for n, p, s in zip(source.shape[1:], pads, stride, strict=True)]
-    if math.prod(sides) * len(weight) > conversion.LARGEST_SAMPLE:
-        raise UnsupportedLayerError(
-            f"{call.target}{place(call)}: padding {pads} makes more than {conversion.LARGEST_SAMPLE} outputs a sample"
-        )
+    _require_room(call, (*source.shape[1:],), len(weight), pads, stride)
     layer = Conv(
         source.shape,
         weight,
@@ -95,16 +101,42 @@ def _conv(c: Converter, call: Call, a: Arguments) -> Value:
     return c.add(call, layer, source)
 
 
-def _named_padding(call: Call, padding: str, window: Shape, dilation: Shape) -> list[int]:
-    if padding == "valid":
-        return [0] * len(window)
-    total = [d * (q - 1) for q, d in zip(window, dilation, strict=True)]
-    if any(t % 2 for t in total):
+def _require_room(call: Call, spatial: Shape, channels: int, pads: Shape, stride: Shape) -> None:
+    sides = [(n + 2 * p) // s for n, p, s in zip(spatial, pads, stride, strict=True)]
+    if math.prod(sides) * channels > conversion.LARGEST_SAMPLE:
         raise UnsupportedLayerError(
-            f"{call.target}{place(call)}: padding='same' with an even kernel {window} pads one side more than the "
-            "other; use an odd kernel, or pad with a number"
+            f"{call.target}{place(call)}: padding {pads} makes more than {conversion.LARGEST_SAMPLE} outputs a sample"
         )
-    return [t // 2 for t in total]
+
+
+def _conv_transpose(c: Converter, call: Call, a: Arguments) -> Value:
+    source, weight = value_of(call, a, "input"), required_constant(call, a, "weight")
+    dims = weight.dim() - 2
+    if len(source.shape) != dims + 1:
+        raise UnsupportedLayerError(f"{call.target}{place(call)}: the input needs a batch dimension")
+    stride, dilation = _ints(a.get("stride"), dims, 1), _ints(a.get("dilation"), dims, 1)
+    pads, extra = _ints(a.get("padding"), dims, 0), _ints(a.get("output_padding"), dims, 0)
+    groups = int(a.get("groups", 1))
+    each = zip(source.shape[1:], weight.shape[2:], stride, dilation, extra, strict=True)
+    sides = [(n - 1) * s + d * (q - 1) + 1 + e for n, q, s, d, e in each]
+    if weight.shape[1] * groups * math.prod(sides) > conversion.LARGEST_SAMPLE or min(extra) < 0:
+        raise UnsupportedLayerError(
+            f"{call.target}{place(call)} makes more than {conversion.LARGEST_SAMPLE} outputs a sample"
+        )
+    layer = ConvTranspose(source.shape, weight, constant_of(call, a, "bias"), stride, pads, extra, dilation, groups)
+    if layer.adjoint.output_shape != source.shape:
+        raise UnsupportedLayerError(
+            f"{call.target}{place(call)}: output_padding {extra} is no input size of a convolution with stride {stride}"
+        )
+    return c.add(call, layer, source)
+
+
+def _named_padding(padding: str, window: Shape, dilation: Shape) -> tuple[list[int], list[int]]:
+    """Zeros before and after each dimension; an odd number of them has one more after."""
+    if padding == "valid":
+        return [0] * len(window), [0] * len(window)
+    total = [d * (q - 1) for q, d in zip(window, dilation, strict=True)]
+    return [t // 2 for t in total], [t - t // 2 for t in total]
 
 
 def _dims(call: Call) -> int:
@@ -118,7 +150,7 @@ def _max_pool(c: Converter, call: Call, a: Arguments) -> Value:
     stride = _ints(a.get("stride") or list(window), dims, 1)
     padding, dilation = _ints(a.get("padding"), dims, 0), _ints(a.get("dilation"), dims, 1)
     layer = MaxPool(source.shape, window, stride, padding, dilation, bool(a.get("ceil_mode", False)))
-    return c.add(call, layer, source, nonnegative=source.nonnegative)
+    return c.add(call, layer, source, nonnegative=source.nonnegative, bound=source.bound)
 
 
 def _average_pool(c: Converter, call: Call, a: Arguments) -> Value:
@@ -136,20 +168,7 @@ def _average_pool(c: Converter, call: Call, a: Arguments) -> Value:
         bool(a.get("count_include_pad", True)),
         divisor,
     )
-    return c.add(call, layer, source, nonnegative=source.nonnegative)
-
-
-def _adaptive_average_pool(c: Converter, call: Call, a: Arguments) -> Value:
-    source, dims = value_of(call, a, "self"), _dims(call)
-    spatial, wanted = source.shape[-dims:], _ints(a["output_size"], dims, 1)
-    if any(n % t for n, t in zip(spatial, wanted, strict=True)):
-        raise UnsupportedLayerError(
-            f"{call.target}{place(call)}: {spatial} to {wanted} needs windows of unequal size, which have no bound "
-            "here yet; use sizes that divide"
-        )
-    window = tuple(n // t for n, t in zip(spatial, wanted, strict=True))
-    layer = AveragePool(source.shape, window, window, (0,) * dims, False, True, None)
-    return c.add(call, layer, source, nonnegative=source.nonnegative)
+    return c.add(call, layer, source, nonnegative=source.nonnegative, bound=source.bound)
 
 
 def _lp_pool(c: Converter, call: Call, a: Arguments) -> Value:
@@ -169,54 +188,6 @@ def _lp_pool(c: Converter, call: Call, a: Arguments) -> Value:
     return c.add(call, LpPool(source.shape, p, window, stride), source, nonnegative=True)
 
 
-def _batch_norm(c: Converter, call: Call, a: Arguments) -> Value:
-    source = value_of(call, a, "input")
-    if a.get("training", False):
-        raise UnsupportedLayerError(
-            f"{call.target}{place(call)} normalises by the batch itself, so one input's class depends on the "
-            "others; call model.eval() and keep running statistics"
-        )
-    layer = Diagonal.from_batch_norm(
-        source.shape,
-        required_constant(call, a, "running_mean"),
-        required_constant(call, a, "running_var"),
-        constant_of(call, a, "weight"),
-        constant_of(call, a, "bias"),
-        float(a["eps"]),
-    )
-    return c.add(call, layer, source)
-
-
-def _relu(c: Converter, call: Call, a: Arguments) -> Value:
-    source = value_of(call, a, "self")
-    return c.add(call, ReLU(source.shape), source, nonnegative=True)
-
-
-def _leaky_relu(c: Converter, call: Call, a: Arguments) -> Value:
-    source, slope = value_of(call, a, "self"), float(a.get("negative_slope", 0.01))
-    if not 0 <= slope < math.inf:
-        raise UnsupportedLayerError(f"{call.target}{place(call)}: negative slope {slope} is not increasing")
-    return c.add(call, LeakyReLU(source.shape, slope), source)
-
-
-def _sigmoid(c: Converter, call: Call, a: Arguments) -> Value:
-    source = value_of(call, a, "self")
-    return c.add(call, Sigmoid(source.shape), source, nonnegative=True)
-
-
-def _tanh(c: Converter, call: Call, a: Arguments) -> Value:
-    source = value_of(call, a, "self")
-    return c.add(call, Tanh(source.shape), source)
-
-
-def _softplus(c: Converter, call: Call, a: Arguments) -> Value:
-    source, beta = value_of(call, a, "self"), float(a.get("beta", 1.0))
-    if not 0 < beta < math.inf:
-        raise UnsupportedLayerError(f"{call.target}{place(call)}: beta must be positive, got {beta}")
-    layer = Softplus(source.shape, beta, float(a.get("threshold", 20.0)))
-    return c.add(call, layer, source, nonnegative=True)
-
-
 HANDLERS: dict[str, Handler] = {
     "aten.linear": _linear,
     "aten.matmul": _matmul,
@@ -226,25 +197,40 @@ HANDLERS: dict[str, Handler] = {
     "aten.convolution": _conv,
     **{f"aten.max_pool{d}d": _max_pool for d in (1, 2, 3)},
     **{f"aten.avg_pool{d}d": _average_pool for d in (1, 2, 3)},
-    **{f"aten.adaptive_avg_pool{d}d": _adaptive_average_pool for d in (1, 2, 3)},
+    **{f"aten.conv_transpose{d}d": _conv_transpose for d in (1, 2, 3)},
+    **{f"aten.adaptive_avg_pool{d}d": adaptive_average for d in (1, 2, 3)},
+    **{f"aten.adaptive_max_pool{d}d": adaptive_maximum for d in (1, 2, 3)},
     LP_POOL: _lp_pool,
-    "aten.batch_norm": _batch_norm,
-    "aten.relu": _relu,
-    "aten.leaky_relu": _leaky_relu,
-    "aten.sigmoid": _sigmoid,
-    "aten.tanh": _tanh,
-    "aten.softplus": _softplus,
-    "aten.dropout": same,
-    "aten.feature_dropout": same,
-    "aten.clone": same,
-    "aten.contiguous": same,
-    "aten.detach": same,
-    "aten.lift_fresh_copy": same,
+    LOCAL_RESPONSE: local_response,
+    "aten.batch_norm": batch_norm,
+    "aten.layer_norm": layer_norm,
+    "aten.rms_norm": layer_norm,
+    "aten.group_norm": group_norm,
+    "aten.instance_norm": instance_norm,
+    **RECURRENT,
+    **ACTIVATIONS,
+    **{f"aten.{name}dropout": same for name in ("", "feature_", "alpha_", "feature_alpha_")},
+    **{f"aten.{name}": same for name in ("clone", "contiguous", "detach", "alias", "lift_fresh_copy")},
+    "aten.to": converted,
+    GETITEM: getitem,
     "aten._assert_tensor_metadata": no_result,
     "aten.sym_size": size,
     **{f"aten.{name}": reshape for name in ("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze")},
     **{f"aten.{name}": arithmetic for name in ("add", "sub", "rsub", "mul", "div", "neg")},
+    "aten.square": power,
+    "aten.pow": power,
+    "aten.glu": gated,
     "aten.cat": concat,
+    "aten.stack": stack,
+    **{f"aten.{name}": new_constant for name in ("zeros", "ones", "full")},
+    **{f"aten.{name}": rearranged for name in REARRANGING},
+    "aten.expand_as": expand_as,
+    "aten.pad": pad,
+    "aten.constant_pad_nd": pad,
+    **{f"aten.{name}": average for name in ("mean", "sum")},
+    **{f"aten.{name}": extreme for name in ("max", "min", "maximum", "minimum", "amax", "amin")},
+    **{f"aten.{name}": clamp for name in ("clamp", "clamp_min", "clamp_max", "hardtanh", "relu6")},
+    "aten.sort": sort,
     "aten.softmax": final_softmax,
     "aten.log_softmax": final_softmax,
     "aten._softmax": final_softmax,

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pertbound.errors import ConversionError, ModelFileError, PertboundError, UnsupportedLayerError
+from pertbound.frontends.conversion import GETITEM
 from pertbound.frontends.program import Call, Program, Ref
 
 _KIND = {"archive_format": "pt2", "archive_version": "0", "byteorder": sys.byteorder}
@@ -47,7 +48,6 @@ _RESAVE = "write it again with torch.export.save of torch 2.9 or later (earlier 
 _WRAP = "wrap the model in a module from one tensor to one tensor before torch.export.export"
 _EVAL = "call .eval() on the model before torch.export.export"
 _PLAIN = "leave torch.no_grad(), control flow and the like out of the model"
-_SINGLE = "export without run_decompositions, or use operators with one result"
 _UNPICKLE = "export dense tensors that are no subclasses, or use pertbound.from_torch in Python"
 _DAMAGED = (zipfile.BadZipFile, struct.error, EOFError, OSError, MemoryError, ArithmeticError)
 _MALFORMED = (LookupError, TypeError, ValueError, AttributeError, RuntimeError)
@@ -127,7 +127,7 @@ def _program(archive: _Archive) -> Program:
     inputs, outputs = (list(map(_value, _of(list, graph[end]))) for end in ("inputs", "outputs"))
     same = {*inputs} == {Ref(name), *map(Ref, stored)} and outputs == [Ref(output)]
     _expect(same, "its graph has other inputs or outputs than its signature")
-    calls = tuple(_call(node, f"_call_{i}") for i, node in enumerate(_of(list, graph["nodes"])))
+    calls = tuple(chain.from_iterable(_calls(node, f"_call_{i}") for i, node in enumerate(_of(list, graph["nodes"]))))
     _check(calls, {name, *stored}, output)
     tensors = _tensors(archive, models[0].removeprefix("models/").removesuffix(".json"), stored)
     return Program(name, _input_shape(graph["tensor_values"][name]), tensors, calls, output)
@@ -168,19 +168,25 @@ def _input_shape(meta: Any) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _call(node: Any, spare_name: str) -> Call:
+def _calls(node: Any, spare_name: str) -> list[Call]:
+    """The call of one node, and, where it has several results, one for each of them."""
     where, target = _where(node["metadata"]), _of(str, node["target"])
     outputs = _of(list, node["outputs"])
     named = _of(str, node.get("name") or spare_name)
     at = f"{_shown(target)} at {where or _shown(named)}"
     plain = _OPERATOR.fullmatch(target) is not None
     _expect(plain, f"{at} is no plain operator", _PLAIN, UnsupportedLayerError)
-    single = len(outputs) <= 1 and not any("as_tensors" in output for output in outputs)
-    _expect(single, f"{at} has several results", _SINGLE, UnsupportedLayerError)
+    listed = len(outputs) == 1 and "as_tensors" in outputs[0]
     arguments = {_of(str, item["name"]): _value(item["arg"], at) for item in _of(list, node["inputs"])}
     _expect(len(arguments) == len(node["inputs"]), f"{at} has two arguments of one name")
-    name = _of(Ref, _value(outputs[0], at)).name if outputs else named
-    return Call(name, target.removeprefix("torch.ops."), arguments, where)
+    target = target.removeprefix("torch.ops.")
+    if len(outputs) <= 1 and not listed:
+        name = _of(Ref, _value(outputs[0], at)).name if outputs else named
+        return [Call(name, target, arguments, where)]
+    results = _value(outputs[0], at) if listed else [_value(output, at) for output in outputs]
+    whole = [Call(spare_name, target, arguments, where)]
+    each = [(i, _of(Ref, result).name) for i, result in enumerate(results) if result is not None]
+    return whole + [Call(name, GETITEM, {"self": Ref(spare_name), "index": i}, where) for i, name in each]
 
 
 def _check(calls: tuple[Call, ...], given: set[str], output: str) -> None:

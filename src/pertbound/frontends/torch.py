@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from pertbound.errors import ConversionError, InputError
+from pertbound.frontends.agreement import require_agreement
 from pertbound.frontends.aten import graph_of
+from pertbound.frontends.conversion import GETITEM
 from pertbound.frontends.program import Call, Program, Ref
 from pertbound.frontends.pt2 import read_pt2
 from pertbound.graph import Graph
@@ -45,7 +47,7 @@ def from_torch(model: nn.Module, example: Tensor) -> Graph:
             raise ConversionError(f"the model must return one tensor of logits, got {type(output).__name__}")
     program = _trace(model, pair)
     graph, finish = graph_of(program, example.dtype, model)
-    _require_agreement(graph, finish, model, pair)
+    require_agreement(graph, finish, model, pair)
     return graph
 
 
@@ -125,6 +127,9 @@ def _trace(model: nn.Module, pair: Tensor) -> Program:
 def _call(node: torch.fx.Node) -> Call:
     target: Any = node.target
     schema = getattr(target, "_schema", None)
+    if target is operator.getitem:
+        results, index = node.args
+        return Call(node.name, GETITEM, {"self": _plain(results), "index": index}, _where(node))
     if schema is None:
         return Call(node.name, str(getattr(target, "__name__", target)), {}, _where(node))
     names = [argument.name for argument in schema.arguments]
@@ -148,27 +153,3 @@ def _where(node: torch.fx.Node) -> str:
     path, kind = list(stack.values())[-1]
     kind = str(kind if isinstance(kind, str) else kind.__name__).rsplit(".", 1)[-1]
     return f"{str(path).removeprefix('model').removeprefix('.') or 'the top level'} ({kind})"
-
-
-def _require_agreement(graph: Graph, finish: Callable[[Tensor], Tensor], model: nn.Module, pair: Tensor) -> None:
-    """Run graph and model side by side, on the example and on random inputs of another batch size."""
-    generator = torch.Generator(device="cpu").manual_seed(0)
-    noise = torch.randn(3, *pair.shape[1:], generator=generator, dtype=pair.dtype).to(pair.device)
-    with torch.no_grad():
-        for x in (pair, noise, 0.1 * noise.abs(), noise[:1]):
-            try:
-                expected = model(x)
-            except RuntimeError as error:
-                raise ConversionError(f"the model cannot run a batch of {len(x)}: {error}") from error
-            got = finish(graph.run(x))
-            finite = torch.isfinite(expected)
-            allowed = 1e-4 * (1 + float(expected[finite].abs().amax()) if bool(finite.any()) else 1.0)
-            error = float("inf")
-            if got.shape == expected.shape and bool((torch.isfinite(got) == finite).all()):
-                error = float((got - expected)[finite].abs().amax()) if bool(finite.any()) else 0.0
-            if not error <= allowed:
-                raise ConversionError(
-                    f"the graph computes something else than the model: outputs of shape {tuple(got.shape)} and "
-                    f"{tuple(expected.shape)} differ by {error:.3g} (allowed {allowed:.3g}). Is the model random in "
-                    "evaluation mode, or does its result depend on the batch? Otherwise this is a bug; please report"
-                )

@@ -1,4 +1,4 @@
-"""Activations: one increasing function applied to every entry."""
+"""Activations: one function of a bounded slope applied to every entry."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from pertbound.sets import Box
 
 @dataclass(frozen=True, eq=False)
 class Activation(Layer):
-    """g applied to each entry, with slopes in [low, high], 0 <= low <= high.
+    """g applied to each entry, continuous, with slopes (g(u) - g(v)) / (u - v) in [low, high].
 
-    Sound, anywhere: omega(rho) = high * rho.
-    Sound, at a known input z, where g is twice differentiable with abs(g'') <= curvature (Taylor's theorem for
-    each entry, and norm(r * r)_2 = norm(r)_4^2 <= norm(r)_2^2):
-    omega(rho) = max_i g'(z_i) rho + (1/2) curvature rho^2.
+    Sound, anywhere: omega(rho) = steepest rho with steepest = max(abs(low), abs(high)).
+    Sound, at a known input z, where g has a derivative that is `curvature`-Lipschitz (Taylor's theorem for each entry,
+    and norm(r * r)_2 = norm(r)_4^2 <= norm(r)_2^2):
+    omega(rho) = max_i abs(g'(z_i)) rho + (1/2) curvature rho^2.
 
-    An increasing g with slopes in [low, high] is *averaged*: g(u) - g(v) = middle (u - v) + half n(u, v) with
+    g with slopes in [low, high] is *averaged*: g(u) - g(v) = middle (u - v) + half n(u, v) with
     abs(n(u, v)) <= abs(u - v), middle = (high + low) / 2, half = (high - low) / 2. `push.py` uses that to beat
     the product of the neighbouring norms (Combettes and Pesquet, Lipschitz certificates for layered network
-    structures driven by averaged activation operators, 2020).
+    structures driven by averaged activation operators, 2020); it does not need g to increase.
     """
 
     input_shape: Shape
@@ -36,11 +36,17 @@ class Activation(Layer):
     @property
     @abstractmethod
     def slopes(self) -> tuple[float, float]:
-        """The smallest and largest slope (low, high) over the real line."""
+        """The smallest and largest slope (low, high) over the real line; low may be negative."""
+
+    @property
+    def steepest(self) -> float:
+        """max(abs(low), abs(high)): g's Lipschitz constant."""
+        low, high = self.slopes
+        return max(abs(low), abs(high))
 
     @property
     def curvature(self) -> float:
-        """sup abs(g''), infinite where g'' does not exist everywhere."""
+        """A Lipschitz constant of g', infinite where g' jumps."""
         return math.inf
 
     @property
@@ -53,37 +59,53 @@ class Activation(Layer):
         """The infimum and the supremum of g over the real line."""
         return -math.inf, math.inf
 
+    @property
+    def valley(self) -> tuple[float, float] | None:
+        """Two numbers around the one point from which g falls to the left and rises to the right; None: g increases."""
+        return None
+
     def enclose(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """A computed g(z), and how far it can be from the exact value, entrywise and in the dtype of z."""
         value, info = self.forward(z), torch.finfo(z.dtype)
         return value, 4 * info.eps * value.abs() + 2 * info.tiny
 
     def interval(self, *boxes: Box) -> Box:
-        """[g(lower), g(upper)], because g increases, within the image of g. NaN stays NaN."""
+        """[g(lower), g(upper)] for an increasing g, within the image of g. NaN stays NaN.
+
+        Where g falls to a lowest point first (`valley`), the larger of both is the upper end, and the lower one the
+        smaller of both, or the infimum of g where the box may hold that point.
+        """
         (box,) = boxes
-        if not self.rounds:
-            return Box(self.forward(box.lower), self.forward(box.upper))
-        (lower, below), (upper, above) = self.enclose(box.lower), self.enclose(box.upper)
-        found = outward(lower, upper, below, above)
+        if self.valley is None:
+            (lower, below), (upper, above) = self.enclose(box.lower), self.enclose(box.upper)
+            found, bad_lower, bad_upper = outward(lower, upper, below, above), box.lower.isnan(), box.upper.isnan()
+        else:
+            (a, a_off), (b, b_off) = self.enclose(box.lower), self.enclose(box.upper)
+            bad_lower = bad_upper = box.lower.isnan() | box.upper.isnan()
+            first, last = self.valley
+            inside = (box.lower <= last) & (box.upper >= first)
+            lower, upper = torch.minimum(a - a_off, b - b_off), torch.maximum(a + a_off, b + b_off)
+            found = outward(torch.where(inside, -math.inf, lower), upper, 0 * a_off, 0 * b_off)
+        least, most = (_outside(end, box.lower.dtype, side) for end, side in zip(self.image, (-1, 1), strict=True))
         return Box(
-            torch.where(box.lower.isnan(), box.lower, found.lower.clamp(*self.image)),
-            torch.where(box.upper.isnan(), box.upper, found.upper.clamp(*self.image)),
+            torch.where(bad_lower, math.nan, found.lower.clamp(least, most)),
+            torch.where(bad_upper, math.nan, found.upper.clamp(least, most)),
         )
 
     def derivative_upper(self, z: Tensor) -> Tensor:
-        """An upper bound on g'(z), entrywise, including the rounding of its own evaluation."""
-        return torch.full_like(z, self.slopes[1])
+        """An upper bound on abs(g'(z)), entrywise, including the rounding of its own evaluation."""
+        return torch.full_like(z, self.steepest)
 
     def modulus(self, *radii: Tensor, at: Tensor | None = None) -> Tensor:
-        """The smaller of high * rho and, where `at` = max g'(z) is known, the Taylor bound."""
+        """The smaller of steepest * rho and, where `at` = max abs(g'(z)) is known, the Taylor bound."""
         (rho,) = radii
-        bound = self.slopes[1] * rho
+        bound = self.steepest * rho
         if at is None or not math.isfinite(self.curvature):
             return bound
         return torch.minimum(bound, at * rho + 0.5 * self.curvature * rho * rho)
 
     def local(self, *inputs: Tensor) -> Tensor | None:
-        """max_i g'(z_i) for each sample, float64; None for activations without second derivative."""
+        """max_i abs(g'(z_i)) for each sample, float64; None for activations without second derivative."""
         if not math.isfinite(self.curvature):
             return None
         return self.derivative_upper(inputs[0]).flatten(1).amax(1).to(torch.float64)
@@ -114,7 +136,7 @@ class Activation(Layer):
 
     @final
     def pull_back(self, form: Form, inputs: tuple[Region, ...], output: Region, duals: Duals) -> Pulled:
-        """l = slope * c + shift, and p = q slope^2 + the layer's own curvature: any l and p are sound, because
+        """l = slope * c + shift, and p = q steepest^2 + the layer's own curvature: any l and p are sound, because
 
         c (g(z) - y) - q/2 (g(z) - y)^2 >= l (z - z0) - p/2 (z - z0)^2 + least over the box of the difference.
         """
@@ -134,13 +156,20 @@ class Activation(Layer):
         curvature = duals.curvature
         if form.curvature is not None:
             assert curvature is not None, "a form with curvature needs a layer that was started with it"
-            curvature = curvature + form.curvature * self.slopes[1] ** 2 * (1 + 1e-8)
+            curvature = curvature + form.curvature * self.steepest**2 * (1 + 1e-8)
         return line, curvature
 
     def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
-        """Eight roundings of an output of norm at most high * norm(z) + abs(g(0)) sqrt(entries)."""
+        """Eight roundings of an output of norm at most steepest * norm(z) + abs(g(0)) sqrt(entries)."""
         if not self.rounds:
             return torch.zeros_like(norms[0])
         entries = math.prod(self.input_shape)
-        size = self.slopes[1] * norms[0] + abs(self.at_zero) * math.sqrt(entries)
+        size = self.steepest * norms[0] + abs(self.at_zero) * math.sqrt(entries)
         return unless_overflow(8 * unit * size + 8 * TINY32 * math.sqrt(entries), size, unit)
+
+
+def _outside(end: float, dtype: torch.dtype, side: int) -> float:
+    """The nearest number of the dtype that is not on the wrong side of `end`."""
+    near = torch.tensor(end, dtype=dtype)
+    wrong = (float(near) - end) * side < 0
+    return float(torch.nextafter(near, near.new_tensor(side * math.inf)) if wrong else near)

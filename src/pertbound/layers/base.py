@@ -48,7 +48,10 @@ class Layer(ABC):
         """
 
     def local(self, *inputs: Tensor) -> Tensor | None:
-        """What a tighter modulus needs to know of the samples, shape (batch,); None when nothing helps."""
+        """What a tighter modulus needs to know of the samples, float64 (batch,) or (batch, n); None when nothing helps.
+
+        `modulus` gets it as (batch, 1) or (batch, 1, n), beside radii of shape (batch, k).
+        """
         del inputs
         return None
 

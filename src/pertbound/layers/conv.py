@@ -62,7 +62,7 @@ class Conv(Linear):
         shape = (len(y), *self.input_shape)
         y = y.reshape(-1, *self.output_shape)
         if len(self.stride) == 2 and self.groups == 1 and self.input_shape[0] <= 4 and y.dtype == torch.float32:
-            windows = self.weight.flatten(1).mT @ y.flatten(2)
+            windows = self.weight.to(y.dtype).flatten(1).mT @ y.flatten(2)
             high, wide = self.input_shape[1:]
             kernel = (self.weight.shape[2], self.weight.shape[3])
             options: Any = {"dilation": self.dilation, "padding": self.padding, "stride": self.stride}

@@ -249,8 +249,9 @@ def _size(a: Tensor) -> Tensor:
 
 def _in_float64(layer: Linear) -> Linear:
     """The same map, its tensors converted exactly."""
-    tensors = {f.name: v.to(torch.float64) for f in fields(layer) if isinstance(v := getattr(layer, f.name), Tensor)}
-    return replace(layer, **tensors)
+    own = ((f.name, getattr(layer, f.name)) for f in fields(layer))
+    floats = {name: v.to(torch.float64) for name, v in own if isinstance(v, Tensor) and v.is_floating_point()}
+    return replace(layer, **floats)
 
 
 @final

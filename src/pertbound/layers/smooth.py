@@ -16,29 +16,47 @@ from pertbound.layers.activation import Activation
 from pertbound.numerics import UNIT32, UNIT64
 from pertbound.sets import Box
 
+SLACK = 1e-12
+"""Of slopes, relatively: what their rounding can be."""
+
 
 @dataclass(frozen=True, eq=False)
 class Smooth(Activation):
-    """A twice differentiable g whose derivative rises, or rises to one maximum at 0 and falls again."""
+    """A g whose derivative is monotone on each of a few stretches of the line; it may jump between them (`kinks`)."""
 
     @abstractmethod
     def derivative(self, z: Tensor) -> Tensor:
-        """g'(z), off by at most 32 units of roundoff of itself and 1e-28."""
+        """g'(z), off by at most `derivative_error`; at a kink, that of the stretch that `flat` may end there for."""
 
     @abstractmethod
     def flat(self, slope: Tensor) -> tuple[Tensor, ...]:
-        """All z with g'(z) = slope, each (items, ...); any numbers where there is none."""
+        """For each stretch the z in it with g'(z) = slope, (items, ...).
+
+        NaN where there is none for any slope closer than `SLACK` times the steepest; beyond inf g' and sup g' anything.
+        """
+
+    @property
+    def kinks(self) -> tuple[float, ...]:
+        """Where the derivative jumps."""
+        return ()
+
+    @property
+    def bends(self) -> tuple[float, float]:
+        """inf g'' and sup g'', jumps of the derivative counted as infinite: g - inf z^2 / 2 is convex, and so on."""
+        return -self.curvature, self.curvature
+
+    def derivative_error(self, slope: Tensor) -> Tensor:
+        """How far a computed derivative can be from the exact one."""
+        return 32 * unit_of(slope) * slope.abs() + 1e-25
 
     def derivative_upper(self, z: Tensor) -> Tensor:
-        """g'(z), a few roundings added."""
+        """abs(g'(z)), a few roundings added."""
         return (self.derivative(z) * (1 + 1e-5) + 1e-30).clamp_max(self.slopes[1])
 
-    @final
     def undecided(self, box: Box) -> Tensor:
         """Those that can move by so much that the derivative can."""
         return (box.upper - box.lower) * self.curvature > 1e-3
 
-    @final
     def line(self, box: Box, falling: Tensor) -> Tensor:
         """The chord over the box; the derivative where the box is a point."""
         width = box.upper - box.lower
@@ -49,10 +67,11 @@ class Smooth(Activation):
     def least(self, form: Form, line: Tensor, curvature: Tensor | None, region: Region, value: Tensor) -> Tensor:
         """The larger of two bounds for each entry.
 
-        Straight: p >= q slope^2 pays for the quadratic terms, and what is left, c g(z) - l z, is least at an end of the
-        box or where g' = l / c. A computed such point z is between two monotone stretches, so the true one is lower
-        by at most abs(c g'(z) - l) times the width of the box.
-        Bent: c g(z) >= c g(z0) + c g'(z0) d - abs(c) curvature / 2 d^2 (Taylor), which leaves a parabola in d = z - z0.
+        Straight: p >= q steepest^2 pays for the quadratic terms, and what is left, c g(z) - l z, is least at an end of
+        the box, at a kink, or where g' = l / c. Where a computed such point z is on the right stretch, g' is monotone
+        from there to the exact one, which is therefore lower by at most abs(c g'(z) - l) times the width of the box.
+        Bent: c g(z) >= c g(z0) + c g'(z0) d - abs(c) k / 2 d^2 with k = -inf g'' where c > 0 and sup g'' where c < 0
+        (Taylor for the convex function c g + abs(c) k / 2 z^2), which leaves a parabola in d = z - z0.
         """
         c, rest = form.linear, region.value
         low, high = region.box.lower, region.box.upper
@@ -66,7 +85,7 @@ class Smooth(Activation):
         if not proof:
             return terms.flatten(1).sum(1)
         far = (low - rest).abs() + (high - rest).abs()
-        sizes = c.abs() * (y.abs() + off + value.abs() + far * self.slopes[1]) + line.abs() * far
+        sizes = c.abs() * (y.abs() + off + value.abs() + far * self.steepest) + line.abs() * far
         lost = c.abs() * off
         if curvature is not None:
             sizes = sizes + wide(curvature, far) * far.square()
@@ -80,15 +99,21 @@ class Smooth(Activation):
             places = [low, high]
             costs = [self._cost(c, line, z, rest, y) for z in places]
             ratio = line / c
-            turns = (ratio >= 0) & (ratio <= self.slopes[1] * (1 + 1e-12))  # else g' = l / c nowhere
+            least, most = self.slopes
+            room = SLACK * self.steepest
+            turns = (ratio >= least - room) & (ratio <= most + room)  # else g' = l / c nowhere
+            for kink in self.kinks:
+                z = torch.minimum(torch.maximum(torch.full_like(low, kink), low), high)
+                places.append(z)
+                costs.append(self._cost(c, line, z, rest, y))
             for z in self.flat(ratio):
-                z = torch.nan_to_num(z, nan=0.0).clamp(-1e30, 1e30)
                 inside = turns & (z > low) & (z < high)
+                z = torch.nan_to_num(z, nan=0.0).clamp(-1e30, 1e30)
                 z = torch.minimum(torch.maximum(z, low), high)
                 cost = self._cost(c, line, z, rest, y)
                 if z.dtype == torch.float64:
                     slope = self.derivative(z)
-                    steep = (c * slope - line).abs() + 32 * UNIT64 * (c.abs() * slope + line.abs()) + c.abs() * 1e-25
+                    steep = (c * slope - line).abs() + self._rounded(c, slope, line)
                     cost = cost - torch.where(inside, steep * (high - low), 0.0)
                 places.append(z)
                 costs.append(cost)
@@ -102,13 +127,22 @@ class Smooth(Activation):
         cost = c * (value - y) - line * (z - rest)
         return cost - c.abs() * off if z.dtype == torch.float64 else cost
 
+    def _rounded(self, c: Tensor, slope: Tensor, line: Tensor) -> Tensor:
+        """How far a computed c g'(z) - l can be from the exact one."""
+        return c.abs() * self.derivative_error(slope) + 8 * UNIT64 * (c * slope).abs() + 8 * UNIT64 * line.abs()
+
     def _bent(self, form: Form, line: Tensor, curvature: Tensor, region: Region) -> Tensor:
         c, rest = form.linear, region.value
         slope = self.derivative(rest)
         rise = c * slope - line
-        bow = wide(curvature, rise) - c.abs() * self.curvature
+        bow, usable = wide(curvature, rise), torch.ones_like(c, dtype=torch.bool)
+        for sign, bend in zip((1, -1), self.bends, strict=True):
+            if bend != 0:  # infinite where a kink is the wrong way round
+                here = c * sign > 0
+                usable = usable & ~here if math.isinf(bend) else usable
+                bow = bow if math.isinf(bend) else torch.where(here, bow - c.abs() * abs(bend), bow)
         if form.curvature is not None:
-            bow = bow - wide(form.curvature, bow) * self.slopes[1] ** 2 * (1 + 1e-9)
+            bow = bow - wide(form.curvature, bow) * self.steepest**2 * (1 + 1e-9)
         low, high = region.box.lower - rest, region.box.upper - rest
         with torch.no_grad():
             ends = torch.where(rise * low + bow / 2 * low * low < rise * high + bow / 2 * high * high, low, high)
@@ -116,10 +150,16 @@ class Smooth(Activation):
             d = torch.where(bow > 0, vertex, ends)
         found = rise * d + bow / 2 * d * d
         if d.dtype != torch.float64:
-            return found
-        off = 32 * UNIT64 * (c.abs() * slope + line.abs()) + c.abs() * 1e-25
+            return torch.where(usable, found, -math.inf)
+        off = self._rounded(c, slope, line)
         missed = torch.where(bow > 0, (off + UNIT64 * rise.abs()).square() / bow.clamp_min(1e-300), 0.0)
-        return found - off * (low.abs() + high.abs()) - missed
+        found = found - off * (low.abs() + high.abs()) - missed
+        return torch.where(usable, found, -math.inf)
+
+
+def unit_of(like: Tensor) -> float:
+    """The unit roundoff of a tensor's dtype."""
+    return UNIT64 if like.dtype == torch.float64 else UNIT32
 
 
 @final
@@ -220,6 +260,11 @@ class Softplus(Smooth):
     def curvature(self) -> float:
         """beta / 4."""
         return self.beta / 4
+
+    @property
+    def bends(self) -> tuple[float, float]:
+        """0 and beta / 4: convex."""
+        return 0.0, self.curvature
 
     @property
     def at_zero(self) -> float:

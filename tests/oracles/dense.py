@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pertbound.layers import Conv, Dense, Diagonal, Layer, Linear
+from pertbound.layers import Conv, ConvTranspose, Dense, Diagonal, Layer, Linear
 
 Matrix = NDArray[np.float64]
 AnyLayer = TypeVar("AnyLayer", bound=Layer)
@@ -19,8 +19,9 @@ AnyLayer = TypeVar("AnyLayer", bound=Layer)
 
 def in_float64(layer: AnyLayer) -> AnyLayer:
     """The same layer, its tensors converted exactly to float64."""
-    tensors = {f.name: getattr(layer, f.name) for f in fields(layer)}
-    return replace(layer, **{k: v.to(torch.float64) for k, v in tensors.items() if isinstance(v, Tensor)})
+    own = {f.name: getattr(layer, f.name) for f in fields(layer)}
+    floats = {k: v for k, v in own.items() if isinstance(v, Tensor) and v.is_floating_point()}
+    return replace(layer, **{k: v.to(torch.float64) for k, v in floats.items()})
 
 
 def matrix(layer: Linear) -> Matrix:
@@ -34,7 +35,7 @@ def matrix(layer: Linear) -> Matrix:
 
 def _unshifted(layer: Linear) -> Linear:
     match layer:
-        case Dense() | Conv():
+        case Dense() | Conv() | ConvTranspose():
             return replace(layer, bias=None)
         case Diagonal():
             return replace(layer, shift=torch.zeros_like(layer.shift))

@@ -39,6 +39,35 @@ def convolve(
     return result
 
 
+def convolve_transposed(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: Ints,
+    padding: Ints,
+    output_padding: Ints,
+    dilation: Ints,
+    groups: int,
+) -> Array:
+    """Every input entry adds its multiple of the kernel to the output, at stride times its place; then the edges go."""
+    window, spatial = weight.shape[2:], x.shape[2:]
+    each = list(zip(spatial, window, stride, dilation, output_padding, strict=True))
+    whole = [(n - 1) * s + d * (q - 1) + 1 + e for n, q, s, d, e in each]
+    inside, out = weight.shape[0] // groups, weight.shape[1]
+    result = np.zeros((len(x), out * groups, *whole), dtype=x.dtype)
+    for place in np.ndindex(*spatial):
+        for tap in np.ndindex(*window):
+            at = tuple(o * s + t * d for o, s, t, d in zip(place, stride, tap, dilation, strict=True))
+            for g in range(groups):
+                entries = x[(slice(None), slice(g * inside, (g + 1) * inside), *place)]
+                taps = weight[(slice(g * inside, (g + 1) * inside), slice(None), *tap)]
+                result[(slice(None), slice(g * out, (g + 1) * out), *at)] += (entries[:, :, None] * taps[None]).sum(1)
+    result = result[(slice(None), slice(None), *(slice(p, n - p) for n, p in zip(whole, padding, strict=True)))]
+    if bias is not None:
+        result = result + bias.reshape(1, -1, *(1 for _ in window))
+    return result
+
+
 def pooled_sizes(spatial: Ints, window: Ints, stride: Ints, padding: Ints, dilation: Ints, ceil: bool) -> Ints:
     """The output's spatial size: with `ceil`, windows may hang over the end but must start inside."""
     sizes = []
@@ -110,6 +139,16 @@ def lp_pool(x: Array, p: float, window: Ints, stride: Ints) -> Array:
         safe = np.where(largest > 0, largest, 1)
         sums = ((entries / safe) ** power).sum(0)
         result[(slice(None), slice(None), *place)] = largest * sums ** (1 / power)
+    return result
+
+
+def local_response(x: Array, size: int, alpha: float, beta: float, k: float) -> Array:
+    """x_i / (k + alpha / size * sum of x_j^2)^beta over the channels j from i - size // 2 to i + (size - 1) // 2."""
+    number, result = x.dtype.type, np.zeros_like(x)
+    for i in range(x.shape[1]):
+        first, last = max(0, i - size // 2), min(x.shape[1], i + (size - 1) // 2 + 1)
+        sums = (x[:, first:last] ** 2).sum(1)
+        result[:, i] = x[:, i] / (number(k) + number(alpha) / number(size) * sums) ** number(beta)
     return result
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from oracles.exact import Long, exact
-from pertbound.layers import Conv, Dense, Diagonal, Layer, Linear, Shape
+from pertbound.layers import Conv, ConvTranspose, Dense, Diagonal, Layer, Linear, Shape
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def taps_of(layer: Linear) -> Taps:
     n = math.prod(layer.input_shape)
     units = np.eye(n, dtype=np.longdouble).reshape(n, *layer.input_shape)
     plain: Layer = layer
-    if isinstance(layer, Dense | Conv):
+    if isinstance(layer, Dense | Conv | ConvTranspose):
         plain = replace(layer, bias=None)
     if isinstance(layer, Diagonal):
         plain = replace(layer, shift=torch.zeros_like(layer.shift))

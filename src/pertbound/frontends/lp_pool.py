@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from pertbound.frontends.patterns import operator_of, with_pattern
 from pertbound.frontends.program import Call, Ref
 
 LP_POOL = "pertbound.lp_pool"
@@ -18,22 +19,7 @@ LP_POOL = "pertbound.lp_pool"
 
 def with_lp_pools(calls: Sequence[Call]) -> list[Call]:
     """The calls with each Lp pooling pattern replaced by one call of `LP_POOL`; all others untouched."""
-    by_name = {call.name: call for call in calls}
-    uses = Counter(name for call in calls for name in _names(list(call.arguments.values())))
-    replaced: dict[str, Call] = {}
-    dropped: set[str] = set()
-    for call in calls:
-        try:
-            match = _match(call, by_name, uses)
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError):
-            match = None  # whatever it is, the operators that it is made of are refused by name
-        if match is not None and _changes_between(calls, match[1], call):
-            match = None
-        if match is not None:
-            pooled, inner = match
-            replaced[call.name] = pooled
-            dropped.update(inner)
-    return [replaced.get(call.name, call) for call in calls if call.name not in dropped]
+    return with_pattern(calls, _match)
 
 
 def _match(last: Call, by_name: dict[str, Call], uses: Counter[str]) -> tuple[Call, list[str]] | None:
@@ -42,7 +28,7 @@ def _match(last: Call, by_name: dict[str, Call], uses: Counter[str]) -> tuple[Ca
     def source(call: Call | None, operator: str, argument: str) -> Call | None:
         reference = None if call is None else call.arguments.get(argument)
         found = by_name.get(reference.name) if isinstance(reference, Ref) else None
-        return found if found is not None and _operator(found).rstrip("0123d") == operator else None
+        return found if found is not None and operator_of(found).rstrip("0123d") == operator else None
 
     if not last.target.startswith("aten.pow.Tensor_Scalar"):
         return None
@@ -64,7 +50,7 @@ def _match(last: Call, by_name: dict[str, Call], uses: Counter[str]) -> tuple[Ca
         scaled.arguments.get("other"),
     )
     window = mean.arguments.get("kernel_size")
-    dims = int(_operator(mean).removeprefix("avg_pool")[0])
+    dims = int(operator_of(mean).removeprefix("avg_pool")[0])
     sizes: list[Any] = window if isinstance(window, list) else [window]
     sizes = sizes * dims if len(sizes) == 1 else sizes
     if not isinstance(p, int | float) or not isinstance(root, int | float) or p <= 0:
@@ -81,25 +67,3 @@ def _match(last: Call, by_name: dict[str, Call], uses: Counter[str]) -> tuple[Ca
         "dims": dims,
     }
     return Call(last.name, LP_POOL, arguments, mean.where or last.where), names
-
-
-def _operator(call: Call) -> str:
-    """The operator's name without namespace and overload."""
-    return (*call.target.split("."), "")[1]
-
-
-def _changes_between(calls: Sequence[Call], inner: list[str], last: Call) -> bool:
-    """Is anything changed in place between the first of the pattern's calls and the last?"""
-    names = [call.name for call in calls]
-    between = calls[min(names.index(name) for name in inner) : names.index(last.name)]
-    return any(_operator(call).endswith("_") or "out" in call.arguments for call in between)
-
-
-def _names(values: Sequence[Any]) -> list[str]:
-    found: list[str] = []
-    for value in values:
-        if isinstance(value, Ref):
-            found.append(value.name)
-        elif isinstance(value, list | tuple):
-            found.extend(_names(value))
-    return found

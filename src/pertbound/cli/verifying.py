@@ -1,0 +1,58 @@
+"""`verify`: one network, one property, one answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pertbound.cli.inputs import read_network
+from pertbound.cli.show import console
+from pertbound.errors import RunError
+from pertbound.frontends.vnnlib import read_vnnlib
+from pertbound.records import write_whole
+from pertbound.verification import Answer, Verdict
+from pertbound.verification import verify as ask
+
+CODES = {Answer.HOLDS: 0, Answer.VIOLATED: 1, Answer.UNKNOWN: 3}
+"""The exit code of each answer; 2 is bad input or use, as everywhere."""
+
+
+def verify(
+    network: Annotated[Path, typer.Argument(help="The classifier: an .onnx, .onnx.gz or .pt2 file.")],
+    claim: Annotated[Path, typer.Argument(metavar="PROPERTY", help="A .vnnlib or .vnnlib.gz file, VNN-LIB 1.0.")],
+    timeout: Annotated[float, typer.Option("--timeout", help="Seconds; a step that has begun is finished.")] = 60.0,
+    witness: Annotated[
+        Path | None, typer.Option("--witness", help="File for the counterexample; otherwise it is printed.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the search.")] = 0,
+) -> None:
+    """Does a property hold? Prints holds, violated with a counterexample in the competitions' format, or unknown.
+
+    Exit codes: 0 holds, 1 violated, 3 unknown within the time, 2 bad input or use.
+
+    Example: pertbound verify network.onnx property.vnnlib --timeout 60 --witness counterexample.txt
+    """
+    screen = console()
+    found = ask(read_network(network, None), read_vnnlib(claim), seconds=timeout, seed=seed)
+    screen.print(_said(found), markup=False, highlight=False, soft_wrap=True)
+    if found.counterexample is not None:
+        _give(found, witness)
+    raise typer.Exit(CODES[found.answer])
+
+
+def _said(found: Verdict) -> str:
+    return f"{found.answer.value} ({found.by}; {found.seconds:.1f} s)"
+
+
+def _give(found: Verdict, witness: Path | None) -> None:
+    text = f"{found.counterexample}\n"
+    if witness is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        write_whole(witness, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"cannot write {witness}: {error}; choose a folder that can be written") from error
+    console().print(f"Counterexample: {witness}", markup=False, highlight=False, soft_wrap=True)

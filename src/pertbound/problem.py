@@ -7,6 +7,7 @@ witness. The three answers are different types on purpose: nothing turns an `Est
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import final
 
@@ -147,17 +148,27 @@ class Estimate:
 class Witness:
     """Inputs that were seen to be misclassified, by the graph and by the model that it was made from.
 
-    `adversarial` has the shape of x and equals x where `found` (batch,) is False. `distance` (L2) and
-    `linf_distance` (batch,) are float64: infinite where nothing was found, 0 where x is misclassified itself.
+    `adversarial` has the shape of x, lies in the box of `within` (see `Problem`), and equals x where `found` (batch,)
+    is False. `l2`, `linf` and `l1` (batch,) are its distances from x, float64 and rounded up: infinite where nothing
+    was found, 0 where x is misclassified itself.
     """
 
     adversarial: Tensor
     found: Tensor
-    distance: Tensor
-    linf_distance: Tensor
+    l2: Tensor
+    linf: Tensor
+    l1: Tensor
     reference: Tensor
     predicted: Tensor
     method: str
+    within: Ball = field(default_factory=Ball)
+    methods: tuple[str, ...] = ()
+    """For each sample the method that gave its input, where `method` chose among several; else empty."""
+
+    @property
+    def distance(self) -> Tensor:
+        """The distance in the norm that was asked about, (batch,) float64."""
+        return {1.0: self.l1, 2.0: self.l2, math.inf: self.linf}[self.within.p]
 
 
 def strictly_misclassified(logits: Tensor, reference: Tensor, reserve: float = 1e-6) -> Tensor:

@@ -170,10 +170,23 @@ class Ball:
     def contains(self, z: Tensor, x: Tensor, eps: Tensor) -> Tensor:
         """Is z in the set, as float64 arithmetic sees it? (batch,) bool; False for NaN."""
         _require_alike(z, x, eps)
-        point = z.detach().to(torch.float64)
+        move = z.detach().to(torch.float64) - x.detach().to(torch.float64)
+        return self.in_box(z) & (self.norms(move) <= _valid(eps.detach()))
+
+    def in_box(self, z: Tensor) -> Tensor:
+        """Is every entry of z (batch, *shape) in the box? (batch,) bool; False for NaN, and for infinity."""
         low, high = self._ends_for(z, torch.float64)
-        valid = ((point >= low) & (point <= high)).flatten(1).all(1)
-        return valid & (self.norms(point - x.detach().to(torch.float64)) <= _valid(eps.detach()))
+        point = z.detach().to(torch.float64)
+        return ((point >= low) & (point <= high) & torch.isfinite(point)).flatten(1).all(1)
+
+    def clamped(self, z: Tensor) -> Tensor:
+        """Each entry of z (batch, *shape) moved to the nearest number of its dtype that is in the box."""
+        return z if self.box is None else z.clamp(*self.inner_ends(z))
+
+    def inner_ends(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The least and the largest number of z's dtype in the box, of a shape that goes with z (batch, *shape)."""
+        low, high = self._ends_for(z, torch.float64)
+        return _rounded(low, z.dtype, torch.inf), _rounded(high, z.dtype, -torch.inf)
 
     @cached_property
     def _ends(self) -> tuple[Tensor, Tensor]:

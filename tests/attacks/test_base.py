@@ -64,7 +64,7 @@ def test_every_witness_is_misclassified_by_the_original_model(model: nn.Module, 
     exact = torch.linalg.vector_norm((witness.adversarial.double() - x.double()).flatten(1), dim=1)
     assert torch.allclose(witness.distance[chosen], exact[chosen], rtol=1e-11)
     assert bool((witness.distance[chosen] >= exact[chosen]).all())
-    assert witness.distance.dtype == witness.linf_distance.dtype == torch.float64
+    assert witness.distance.dtype == witness.linf.dtype == torch.float64
     assert witness.adversarial.dtype == x.dtype
     assert witness.adversarial.shape == x.shape
     assert witness.method == "fgs"
@@ -140,7 +140,7 @@ def test_labels_set_the_reference(model: nn.Module, graph: pb.Graph, x: Tensor) 
     assert torch.equal(witness.predicted, predicted)
     assert bool(witness.found[already].all())
     assert bool((witness.distance[already] == 0).all())
-    assert bool((witness.linf_distance[already] == 0).all())
+    assert bool((witness.linf[already] == 0).all())
     assert torch.equal(witness.adversarial[already], x[already])
     plain = pb.attack(graph, x, FGS)
     assert torch.equal(witness.distance[~already], plain.distance[~already])

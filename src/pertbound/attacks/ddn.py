@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
-from typing import final
+from dataclasses import dataclass
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
-from pertbound.attacks.base import Attack
-from pertbound.attacks.polish import Nearest, Tangent, lengths, per_sample, polish
+from pertbound.attacks.base import Attack, options_of
+from pertbound.attacks.geometry import per_sample, sizes
+from pertbound.attacks.nearest import Nearest, Tangent, falling
+from pertbound.attacks.polish import polish
 from pertbound.errors import InputError
 from pertbound.problem import Problem
 
@@ -19,12 +20,6 @@ LAST_STEP = 2e-3
 
 FAR_START = 3.0
 """How far from x, in best distances, the restarts begin: nearer they find the same minima again."""
-
-FARTHEST = 1e4
-"""No perturbation is longer than so many times x."""
-
-ROUNDS = 30
-"""Steps of the polish."""
 
 
 @final
@@ -44,16 +39,17 @@ class DDN(Attack):
     of the pixels' scale, and gamma falls along with them; the radius follows the linear estimate of the distance
     until one misclassification and one failure were seen. More restarts gain more than more steps do.
 
-    `clip` = (low, high) keeps every entry of the perturbed input in that range. The same `seed` gives the same
-    witnesses; random points are the same for each sample of a batch, so that the choice of batches does not matter.
+    Asked about another norm, it goes the same ways in L2, and keeps and polishes what is nearest in that norm. The same
+    `seed` gives the same witnesses; random points are the same for each sample of a batch, so that the choice of
+    batches does not matter.
     """
 
+    norms: ClassVar[frozenset[float]] = frozenset((2.0,))
     steps: int = 50
     restarts: int = 2
     targets: int = 2
     gamma: float = 0.1
     seed: int = 0
-    clip: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.restarts < 1 or self.targets < 0 or not 0 < self.gamma < 1:
@@ -61,79 +57,54 @@ class DDN(Attack):
                 f"DDN needs steps >= 1, restarts >= 1, targets >= 0 and 0 < gamma < 1, got {self.steps}, "
                 f"{self.restarts}, {self.targets}, {self.gamma}"
             )
-        if self.clip is not None and not self.clip[0] < self.clip[1]:
-            raise InputError(f"clip must be (low, high) with low < high, got {self.clip}")
 
     @property
     def name(self) -> str:
         """ddn, with the options that are not the usual ones."""
-        changed = [f.name for f in fields(self) if f.name != "clip" and getattr(self, f.name) != f.default]
-        options = [f"{name}={getattr(self, name):g}" for name in changed]
-        if self.clip is not None:
-            options.append(f"clip={self.clip[0]:g}..{self.clip[1]:g}")
-        return f"ddn({', '.join(options)})" if options else "ddn"
+        return f"ddn{options_of(self)}"
 
     def candidates(self, problem: Problem, reference: Tensor) -> Tensor:
         """The nearest misclassified inputs of all runs, polished."""
         with torch.inference_mode(False), torch.no_grad():
             x = problem.x.detach().clone()
-            nearest = Nearest(problem.network, x, reference.clone(), self.clip)
+            nearest = Nearest(problem.network, x, reference.clone(), problem.within)
             generator = torch.Generator().manual_seed(self.seed)
-            rivals = [None, *_rivals(nearest, self.targets)]
+            rivals = [None, *nearest.rivals(self.targets, self.searched(problem.within))]
             for restart in range(self.restarts):
                 for rival in rivals:
                     direction = torch.randn(1, *x.shape[1:], generator=generator, dtype=torch.float64).to(x.device)
-                    self._run(nearest, rival, direction / lengths(direction), from_x=restart == 0)
-            polish(nearest, ROUNDS)
+                    self._run(nearest, rival, direction / sizes(direction, 2), from_x=restart == 0)
+            polish(nearest)
         return nearest.point
 
     def _run(self, nearest: Nearest, rival: Tensor | None, direction: Tensor, *, from_x: bool) -> None:
         """One descent against `rival`; where the gradient vanishes it goes along `direction` (1, *input_shape)."""
-        x = nearest.x.to(torch.float64)
-        size = lengths(x)
-        size = torch.where(size > 0, size, torch.ones_like(size))
-        farthest = FARTHEST * size
-        first = nearest.tangent(nearest.inside(nearest.x), rival).reach
-        radius = torch.where(torch.isfinite(first) & (first > 0), first, size / 10).minimum(farthest)
+        x = nearest.origin
+        radius, farthest = nearest.scale(2, rival)
         r = torch.zeros_like(x)
         if not from_x:
-            radius = FAR_START * torch.where(torch.isfinite(nearest.distance), nearest.distance, radius)
+            best = sizes(nearest.point.to(torch.float64) - x, 2)
+            radius = FAR_START * torch.where(torch.isfinite(nearest.distance), best, radius)
             r = per_sample(radius, x) * direction
-        hit, missed = torch.zeros_like(first, dtype=torch.bool), torch.zeros_like(first, dtype=torch.bool)
+        hit, missed = torch.zeros_like(radius, dtype=torch.bool), torch.zeros_like(radius, dtype=torch.bool)
         for step in range(self.steps):
             z = nearest.inside(x + r)
             r = z.to(torch.float64) - x
             seen = nearest.tangent(z, rival)
-            cosine = (1 + math.cos(math.pi * step / self.steps)) / 2
-            part = LAST_STEP + (1 - LAST_STEP) * cosine
+            part = falling(step, self.steps, LAST_STEP)
             if step > 0 or not from_x:
                 hit, missed = hit | seen.wrong, missed | ~seen.wrong
-                radius = self._next(radius, lengths(r), seen, part * self.gamma, hit & missed).minimum(farthest)
-            steepness = seen.steepness
+                radius = self._next(radius, sizes(r, 2), seen, part * self.gamma, hit & missed).minimum(farthest)
+            steepness = seen.steepness()
             ahead = torch.where(per_sample(steepness, x) > 0, seen.gradient / per_sample(steepness, x), direction)
             r = r + per_sample(part * radius, x) * ahead
-            r = r * per_sample(radius / lengths(r).maximum(1e-12 * radius), x)
+            r = r * per_sample(radius / sizes(r, 2).maximum(1e-12 * radius), x)
 
     @staticmethod
     def _next(radius: Tensor, length: Tensor, seen: Tangent, gamma: float, settled: Tensor) -> Tensor:
         """The next radius after a point at `length`, all (batch,); `settled` where both sides were seen."""
         longer, shorter = (1 + gamma) * radius, (1 - gamma) * radius
         # before the boundary is enclosed, the linear estimate leads there at any scale
-        up = torch.where(settled, longer, (length + seen.reach).clamp(longer, 2 * radius))
-        down = torch.where(settled, shorter, (length - seen.reach).clamp(radius / 2, shorter))
+        up = torch.where(settled, longer, (length + seen.reach()).clamp(longer, 2 * radius))
+        down = torch.where(settled, shorter, (length - seen.reach()).clamp(radius / 2, shorter))
         return torch.where(seen.wrong, down, up)
-
-
-def _rivals(nearest: Nearest, targets: int) -> list[Tensor]:
-    """The classes (batch,) nearest to x by margin over gradient, among the largest logits; nearest first."""
-    classes = nearest.network.classes
-    considered = min(classes - 1, max(9, 2 * targets))
-    if targets == 0:
-        return []
-    x = nearest.inside(nearest.x)
-    with torch.no_grad():
-        others = nearest.network.run(x).scatter(1, nearest.reference[:, None], -torch.inf)
-    likely = others.topk(considered, 1).indices
-    reach = torch.stack([nearest.tangent(x, rival).reach for rival in likely.unbind(1)], 1)
-    order = reach.argsort(1)
-    return list(likely.gather(1, order)[:, :targets].unbind(1))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from pertbound.attacks.base import Attack
+from pertbound.attacks.geometry import per_sample
 from pertbound.errors import InputError
 from pertbound.problem import Problem, strictly_misclassified
 
@@ -23,17 +24,18 @@ class FastGradientSign(Attack):
     monotone in epsilon, so `probes` evenly spaced steps up to `max_epsilon` are tried first, and the smallest one
     that succeeds is bisected against its neighbour below. A sample on which no probe succeeds has no witness.
 
-    `max_epsilon` is in the units of the input: 100 / 255 for pixels in [0, 1]. `clip` = (low, high) keeps every
-    entry of the perturbed input in the valid range; None, as in the paper, does not.
+    `max_epsilon` is in the units of the input: 100 / 255 for pixels in [0, 1]. Where a box is asked about, every entry
+    of the perturbed input is clipped to it; the paper's is not.
 
     The sign of the cross-entropy's gradient is computed from log sum exp of the other logits minus the
     reference's, whose gradient is the same up to a positive factor and does not vanish when the softmax saturates.
     """
 
+    norms: ClassVar[frozenset[float]] = frozenset((math.inf,))
+
     max_epsilon: float = 100 / 255
     probes: int = 10
     bisections: int = 20
-    clip: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.max_epsilon < math.inf or self.probes < 1 or self.bisections < 0:
@@ -41,13 +43,11 @@ class FastGradientSign(Attack):
                 f"FastGradientSign needs finite max_epsilon > 0, probes >= 1 and bisections >= 0, got "
                 f"{self.max_epsilon}, {self.probes}, {self.bisections}"
             )
-        if self.clip is not None and not self.clip[0] < self.clip[1]:
-            raise InputError(f"clip must be (low, high) with low < high, got {self.clip}")
 
     @property
     def name(self) -> str:
-        """fgs, with the range where it clips."""
-        return "fgs" if self.clip is None else f"fgs(clip={self.clip[0]:g}..{self.clip[1]:g})"
+        """fgs."""
+        return "fgs"
 
     def candidates(self, problem: Problem, reference: Tensor) -> Tensor:
         """The perturbed inputs at the smallest successful steps."""
@@ -55,8 +55,7 @@ class FastGradientSign(Attack):
         sign = self._sign(problem, reference)
 
         def step(epsilon: Tensor) -> Tensor:
-            moved = x + epsilon.to(x.dtype).reshape(-1, *(1 for _ in x.shape[1:])) * sign
-            return moved if self.clip is None else moved.clamp(*self.clip)
+            return problem.within.clamped(x + per_sample(epsilon.to(x.dtype), x) * sign)
 
         def misclassifies(epsilon: Tensor) -> Tensor:
             with torch.no_grad():

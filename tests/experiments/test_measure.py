@@ -78,15 +78,20 @@ def test_without_labels_there_is_no_accuracy_and_none_to_measure_against(graph: 
 
 
 @pytest.mark.parametrize("keep", [0, 1, 7, 10**6])
-def test_only_so_many_witnesses_are_kept(graph: pb.Graph, keep: int) -> None:
+def test_of_so_many_samples_the_nearest_witness_is_kept(graph: pb.Graph, keep: int) -> None:
     measured = Measured(23, keep_witnesses=keep)
-    measure(graph, data(), (FGS, pb.FastGradientSign(max_epsilon=2.0, clip=(-9.0, 9.0))), measured, batch_size=4)
+    measure(graph, data(), (FGS, pb.DDN(), pb.FastGradientSign(max_epsilon=2.0, probes=11)), measured, batch_size=4)
     kept = measured.witnesses
     if keep == 0:
         assert kept == {}
         return
-    found = measured.rows.column("guarantee").to_pylist().count("witness")
-    assert len(kept["sample"]) == len(kept["original"]) == len(kept["adversarial"]) == min(keep, found)
+    rows = [row for row in measured.rows.to_pylist() if row["guarantee"] == "witness"]
+    nearest = {
+        sample: min(row["l2"] for row in rows if row["sample"] == sample) for sample in {r["sample"] for r in rows}
+    }
+    assert len(kept["sample"]) == len(kept["original"]) == len(kept["adversarial"]) == min(keep, len(nearest))
+    sizes = np.linalg.norm(kept["adversarial"].astype(float) - kept["original"], axis=1)
+    assert sizes == pytest.approx([nearest[sample] for sample in kept["sample"].tolist()], rel=1e-6)
 
 
 def test_bad_inputs_are_refused_before_any_work(graph: pb.Graph) -> None:
@@ -156,10 +161,12 @@ def test_infinite_estimates_stay_infinite_and_missing_ones_are_null() -> None:
     assert rows.column("note").to_pylist() == ["b"] * 3
     found = torch.tensor([True, False, True])
     nothing = torch.tensor([2.0, torch.inf, 0.0], dtype=torch.float64)
-    witness = pb.Witness(torch.zeros(3, 2), found, nothing, nothing, torch.zeros(3).long(), torch.ones(3).long(), "w")
+    classes = torch.zeros(3).long(), torch.ones(3).long()
+    witness = pb.Witness(torch.zeros(3, 2), found, nothing, nothing + 1, nothing + 2, *classes, "w")
     rows = rows_of(witness, np.array([4, 5, 6]), torch.tensor([1, 2, 0]), 0.5)
     assert rows.column("l2").to_pylist() == [2.0, None, 0.0]
-    assert rows.column("linf").to_pylist() == [2.0, None, 0.0]
+    assert rows.column("linf").to_pylist() == [3.0, None, 1.0]
+    assert rows.column("l1").to_pylist() == [4.0, None, 2.0]
     assert rows.column("guarantee").to_pylist() == ["witness", "none", "witness"]
     assert rows.column("label").to_pylist() == [1, 2, 0]
 

@@ -38,7 +38,6 @@ def test_the_methods_are_the_papers_and_the_sound_one() -> None:
     attack = peck2017.methods()[0]
     assert isinstance(attack, pb.FastGradientSign)
     assert attack.max_epsilon == pytest.approx(100 / 255)
-    assert attack.clip is None
 
 
 def test_a_checkpoint_is_read_and_left_where_it_is(tmp_path: Path) -> None:

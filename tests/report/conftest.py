@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from pertbound import records
 from pertbound.records import CERTIFIED, ESTIMATE, NONE, WITNESS, Run
+from pertbound.report import write_report
 
 Answers = tuple[str, str, Sequence[float | None]]
 
@@ -35,12 +38,40 @@ ABOUT: dict[str, Any] = {
 }
 
 
-def build(methods: Sequence[Answers], about: dict[str, Any] | None = None, **arrays: np.ndarray) -> Run:
-    """A run in which each (name, guarantee, l2 per sample) answers; None from an attack is a row of `none`."""
+LAYERS: dict[str, Any] = {
+    "losses": {
+        "method": "quadratic(60)",
+        "nodes": ["input", "conv", "relu", "flatten", "linear"],
+        "layers": ["Ball", "Conv", "ReLU", "Reshape", "Dense"],
+        "sample": [0, 30],
+        "radius": [0.5, 0.25],
+        "margin": [4.0, 2.0],
+        "real": [2.0, 0.5],
+        "lost": [[0.25, 0.5, 1.25, 0.0, 0.0], [0.0, 0.5, 1.0, 0.0, 0.0]],
+        "left": [0.0, 0.0],
+    },
+    "factors": {
+        "nodes": ["input", "conv", "relu", "flatten", "linear", "decision"],
+        "layers": ["Ball", "Conv", "ReLU", "Reshape", "Dense", "Decision"],
+        "sample": [0, 30],
+        "looseness": [[1.0, 2.0, 4.0, 4.0, 8.0, 6.0], [1.0, 2.0, 4.0, 4.0, 4.0, 2.0]],
+        "factor": [[1.0, 2.0, 2.0, 1.0, 2.0, 0.75], [1.0, 2.0, 2.0, 1.0, 1.0, None]],
+    },
+}
+
+
+def build(
+    methods: Sequence[Answers],
+    about: dict[str, Any] | None = None,
+    layers: dict[str, Any] | None = None,
+    column: str = "l2",
+    **arrays: np.ndarray,
+) -> Run:
+    """A run in which each (name, guarantee, size per sample) answers; None from an attack is a row of `none`."""
     columns: dict[str, list[Any]] = {name: [] for name in records.SCHEMA.names}
     for method, guarantee, values in methods:
-        for sample, l2 in enumerate(values):
-            missed = guarantee == WITNESS and l2 is None
+        for sample, size in enumerate(values):
+            missed = guarantee == WITNESS and size is None
             row = {
                 "sample": sample,
                 "label": None if sample % 7 == 3 else sample % 10,
@@ -48,23 +79,30 @@ def build(methods: Sequence[Answers], about: dict[str, Any] | None = None, **arr
                 "predicted": sample % 10,
                 "method": method,
                 "guarantee": NONE if missed else guarantee,
-                "l2": l2,
+                "l2": None,
                 "linf": None,
                 "l1": None,
+                column: size,
                 "seconds": 0.5,
                 "note": "a surrogate" if guarantee == ESTIMATE else None,
             }
             for name, cell in row.items():
                 columns[name].append(cell)
-    return Run(records.table(columns), ABOUT if about is None else about, arrays)
+    return Run(records.table(columns), ABOUT if about is None else about, arrays, layers or {})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_run() -> Callable[..., Run]:
     return build
 
 
 @pytest.fixture
+def layers() -> dict[str, Any]:
+    """A `layers.json`, to be changed at will."""
+    return copy.deepcopy(LAYERS)
+
+
+@pytest.fixture(scope="session")
 def typical() -> Run:
     """60 samples: two certificates (one with zeros), an estimate, an attack that misses some, grey witnesses."""
     generator = np.random.default_rng(5)
@@ -82,7 +120,18 @@ def typical() -> Run:
             ("published(softplus)", ESTIMATE, (upper * 1e-6).tolist()),
             ("fgs", WITNESS, [float(d) if ok else None for d, ok in zip(upper, found, strict=True)]),
         ],
+        layers=LAYERS,
         sample=np.flatnonzero(found),
         original=original[found],
         adversarial=(original + change)[found],
     )
+
+
+@pytest.fixture(scope="session")
+def ten_thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run with 10,000 samples; `lower` is numpy's default generator of seed 0."""
+    generator = np.random.default_rng(0)
+    lower = generator.random(10_000)
+    folder = tmp_path_factory.mktemp("ten-thousand")
+    records.write(folder, build([("c", CERTIFIED, lower), ("a", WITNESS, lower * (1 + generator.random(10_000)))]))
+    return write_report([folder], folder / "page.html")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +18,11 @@ from pertbound.report import (
     accuracy_curves,
     bound_histogram,
     bracket_figure,
-    gallery_figure,
-    gallery_samples,
     ratio_histogram,
     save,
     witness_histogram,
 )
 from pertbound.report.figures import survival
-from pertbound.report.rounding import up
 from pertbound.report.save import to_svg
 
 FIGURES = [bracket_figure, accuracy_curves, witness_histogram, bound_histogram, ratio_histogram]
@@ -106,56 +102,6 @@ def test_histograms_hold_every_value_in_normalised_units(make_run: Callable[...,
     assert axes.get_xlim()[1] == pytest.approx(3 * 16 / 64 * 1.04)
     plain = witness_histogram(make_run([("a", WITNESS, [1.0])], {})).axes[0]
     assert plain.get_xlabel() == "L2 distance in units of the input"
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_gallery_shows_three_rows_for_grey_and_colour(make_run: Callable[..., Run], channels: int):
-    original = np.random.default_rng(0).random((5, channels, 6, 4)).astype(np.float32)
-    run = make_run(
-        [("c", CERTIFIED, [0.1, 0.2, 0.3, 0.4, 0.0]), ("a", WITNESS, [5.0, 4.0, 3.0, 1.0, 0.0])],
-        sample=np.arange(5),
-        original=original,
-        adversarial=original + np.float32(0.25),
-        new_class=np.array([9, 8, 7, 6, 5]),
-    )
-    assert gallery_samples(run) == [3, 2, 1, 0]
-    figure = gallery_figure(run, gallery_samples(run, 2))
-    assert figure is not None
-    assert len(figure.axes) == 6
-    said = words(figure)
-    assert "#3\n3 → 6" in said
-    assert f"≥ 0.400\n≤ {up(0.25 * math.sqrt(24 * channels))}" in said, "the size of what is shown"
-    assert "× 2.0" in said
-
-
-def test_the_gallery_shows_the_nearest_of_several_witnesses(make_run: Callable[..., Run]):
-    original = np.tile(np.linspace(0, 1, 4).reshape(1, 1, 2, 2), (2, 1, 1, 1))
-    run = make_run(
-        [("a", WITNESS, [0.1])],
-        sample=np.array([0, 0]),
-        original=original,
-        adversarial=original + np.array([0.5, 0.05]).reshape(2, 1, 1, 1),
-    )
-    figure = gallery_figure(run, [0])
-    assert figure is not None
-    assert "× 10" in words(figure)
-
-
-@pytest.mark.parametrize("shape", [(2, 4), (2, 2, 4, 4), (2, 4, 4), (2, 1, 1, 1, 1), (2, 1, 0, 4)])
-def test_what_is_no_image_has_no_gallery(make_run: Callable[..., Run], shape: tuple[int, ...]):
-    run = make_run(
-        [("a", WITNESS, [1.0, 2.0])], sample=np.arange(2), original=np.zeros(shape), adversarial=np.ones(shape)
-    )
-    assert gallery_figure(run, [0, 1]) is None
-
-
-def test_no_witnesses_and_broken_ones_have_no_gallery(make_run: Callable[..., Run]):
-    run = make_run([("a", WITNESS, [1.0])])
-    assert gallery_samples(run) == []
-    assert gallery_figure(run, [0]) is None
-    broken = np.full((1, 1, 2, 2), np.nan)
-    run = make_run([("a", WITNESS, [1.0])], sample=np.zeros(1, int), original=broken, adversarial=broken)
-    assert gallery_figure(run, [0, 77]) is None
 
 
 def test_files_appear_in_the_formats_asked_for_and_are_reproducible(typical: Run, tmp_path: Path):

@@ -13,6 +13,7 @@ _FIRST = ("created", "command", "model", "data", "options", "accuracy", "version
 """The keys of `run.json` in the order in which provenance lists them; others follow."""
 
 _ELSEWHERE = ("title", "guarantee")
+_NORMS = {"L1": "L1", "L2": "L2", "Linf": "L∞"}
 """What the page says in other places."""
 
 
@@ -78,12 +79,36 @@ def pixel_scale(run: Run) -> float | None:
     return scale if scale is not None and scale > 0 else None
 
 
+def norm(run: Run) -> str:
+    """The norm that distances are in, as a reader knows it: L1, L2 or L∞."""
+    name = run.about.get("norm", "L2")
+    return _NORMS.get(name, str(name))
+
+
+def distance(run: Run) -> str:
+    """What axes show."""
+    return f"{norm(run)} distance, units of the input"
+
+
+def domain(run: Run) -> str:
+    """Which perturbations count, as the run's guarantee has it; the norm where there is none."""
+    where = text(run, "guarantee").split(", for ")[0].partition(" over ")[2].replace("all of R^d", "inputs anywhere")
+    return f"{norm(run)}, {where}" if where else norm(run)
+
+
 def normalised_unit(run: Run) -> Unit:
-    """The paper's: pixel units divided by the number of entries; the input's own where that is not known."""
-    scale, sizes = pixel_scale(run), shape(run)
+    """In L2 the paper's: pixel units divided by the number of entries; the input's own where that is not known.
+
+    In L1 that is the mean change of an entry. In L-infinity it is not divided: the largest change of an entry.
+    """
+    scale, sizes, name = pixel_scale(run), shape(run), norm(run)
     if scale is None or not sizes:
-        return Unit(1.0, "L2 distance in units of the input")
-    return Unit(scale / math.prod(sizes), f"L2 distance in pixel units ÷ {math.prod(sizes)} (entries of an input)")
+        return Unit(1.0, f"{name} distance in units of the input")
+    if name == "L∞":
+        return Unit(scale, "L∞ distance in pixel units: the largest change of an entry")
+    entries = math.prod(sizes)
+    meaning = ": the mean change of an entry" if name == "L1" else " (entries of an input)"
+    return Unit(scale / entries, f"{name} distance in pixel units ÷ {entries}{meaning}")
 
 
 def noun(run: Run) -> str:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pertbound.records import CERTIFIED, ESTIMATE, WITNESS, Run
-from pertbound.report.about import noun
+from pertbound.report.about import distance, noun
 from pertbound.report.rounding import share
 from pertbound.report.samples import Brackets, Floats, Method, aligned, brackets, methods
 from pertbound.report.style import (
@@ -35,7 +35,6 @@ _MANY = 600
 
 BELOW, ABOVE = COLOURS[CERTIFIED][0], COLOURS[WITNESS][0]
 OPEN = "not decided"
-UNIT = "L2 distance, units of the input"
 
 
 @styled
@@ -85,7 +84,7 @@ def bracket_figure(run: Run) -> Figure:
     log_axis(axes, "y", (low, high))
     axes.set_xlim(0.5 - 0.01 * len(best), len(best) * 1.01 + 0.5)
     axes.grid(True, axis="y")
-    axes.set_ylabel(UNIT)
+    axes.set_ylabel(distance(run))
     axes.set_xlabel("\n".join([f"{noun(run)}, from least to most robust", *_off_the_axis(best, lower, stand_in)]))
     legend_above(axes)
     return figure
@@ -127,7 +126,7 @@ def accuracy_curves(run: Run) -> Figure:
     axes.set_ylim(0, 1.02)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
     axes.grid(True)
-    axes.set_xlabel(f"r: {UNIT}")
+    axes.set_xlabel(f"r: {distance(run)}")
     axes.set_ylabel(f"share of {noun(run)}")
     legend_above(axes)
     return figure
@@ -157,12 +156,12 @@ def _steps(values: Floats, limits: tuple[float, float]) -> tuple[Floats, Floats]
 def _as_radii(method: Method) -> Floats:
     """The method's values as `survival` needs them: an attack without a witness survives any radius."""
     nothing = np.inf if method.guarantee == WITNESS else 0.0
-    return np.where(np.isnan(method.l2), nothing, method.l2)
+    return np.where(np.isnan(method.size), nothing, method.size)
 
 
 def _reading(method: Method, samples: int) -> str:
     words = {CERTIFIED: " certifies r", WITNESS: " finds nothing within r"}.get(method.guarantee, "")
-    return words if len(method.l2) == samples else f"{words} ({len(method.l2)} of {samples})"
+    return words if len(method.size) == samples else f"{words} ({len(method.size)} of {samples})"
 
 
 def _shade(

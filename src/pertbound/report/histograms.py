@@ -76,7 +76,7 @@ def _distances(run: Run, mine: list[Method], nothing: str) -> Figure:
         return empty_figure(nothing)
     unit = normalised_unit(run)
     with np.errstate(over="ignore"):
-        scaled = [m.l2 * unit.factor for m in mine]
+        scaled = [m.size * unit.factor for m in mine]
     shown = drawable(np.concatenate(scaled))
     if len(shown) == 0:
         return empty_figure("No positive finite distances to draw.")

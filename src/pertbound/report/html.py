@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pertbound.errors import RunError
-from pertbound.records import read, write_whole
+from pertbound.records import Run, read, write_whole
+from pertbound.report.about import title
 from pertbound.report.rounding import nearest
 from pertbound.report.view import view
 
@@ -21,10 +23,8 @@ def write_report(run_folders: Sequence[Path], out: Path) -> Path:
     if not run_folders:
         raise RunError("a report needs at least one run folder")
     runs = [read(folder) for folder in run_folders]
-    for folder, run in zip(run_folders, runs, strict=True):
-        if (norm := run.about.get("norm", "L2")) != "L2":
-            raise RunError(f"{folder} is about {norm}, and reports show L2 only so far; its rows are in rows.parquet")
-    views = [view(run, folder, f"run{i}") for i, (folder, run) in enumerate(zip(run_folders, runs, strict=True), 1)]
+    names = _names(run_folders, runs)
+    views = [view(run, name, f"run{i}") for i, (name, run) in enumerate(zip(names, runs, strict=True), 1)]
     environment = Environment(
         loader=PackageLoader("pertbound.report", ""),
         autoescape=True,
@@ -33,6 +33,7 @@ def write_report(run_folders: Sequence[Path], out: Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters["nearest"] = nearest
+    environment.filters["exact"] = _exact
     page = environment.get_template("template.html.j2").render(views=views)
     target = out if out.suffix == ".html" else out / "index.html"
     try:
@@ -41,3 +42,17 @@ def write_report(run_folders: Sequence[Path], out: Path) -> Path:
     except OSError as error:
         raise RunError(f"cannot write the report {target}: {error}") from error
     return target
+
+
+def _names(folders: Sequence[Path], runs: Sequence[Run]) -> list[str]:
+    """The runs' titles, with the folder's name where several are the same."""
+    names = [title(run, folder.resolve().name) for folder, run in zip(folders, runs, strict=True)]
+    return [
+        name if names.count(name) == 1 else f"{name} ({folder.resolve().name})"
+        for name, folder in zip(names, folders, strict=True)
+    ]
+
+
+def _exact(value: float) -> str:
+    """A number for sorting and download; empty where there is none."""
+    return "" if math.isnan(value) else repr(value)

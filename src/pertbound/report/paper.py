@@ -15,7 +15,7 @@ from pertbound.records import CERTIFIED, ESTIMATE, WITNESS, Run
 from pertbound.report import about
 from pertbound.report.grid import Grid
 from pertbound.report.rounding import nearest
-from pertbound.report.tables import Summary, normalised, summary
+from pertbound.report.tables import Summary, checks, normalised, summary
 
 _HEADER = ("mean", "median", "std", "min", "max")
 _DATA_SETS = {"mnist": "MNIST", "cifar10": "CIFAR-10", "cifar-10": "CIFAR-10"}
@@ -71,13 +71,13 @@ PAPER_TABLES: Mapping[int, PaperTable] = MappingProxyType(
 
 
 def data_set(run: Run) -> str | None:
-    """The paper's name of the run's data set; None for any that the paper does not use.
+    """The paper's name of the run's data set; None for any that the paper does not use, and for other norms.
 
     >>> import pyarrow as pa
     >>> data_set(Run(pa.table({}), {"data": {"name": "mnist test"}}))
     'MNIST'
     """
-    words = about.text(run, "data", "name").lower().split()
+    words = about.text(run, "data", "name").lower().split() if about.norm(run) == "L2" else []
     return _DATA_SETS.get(words[0]) if words else None
 
 
@@ -115,17 +115,23 @@ def summary_grid(run: Run) -> Grid:
     )
     counts = ("samples", "found", "none found", "infinite", "zero")
     header = ("method", "guarantee", *counts, *_HEADER, "s / sample")
-    return Grid(f"{about.title(run)}: L2 in units of the input", header, rows, text_columns=2)
+    return Grid(f"{about.title(run)}: {about.norm(run)} in units of the input", header, rows, text_columns=2)
 
 
 def normalised_grid(run: Run) -> Grid | None:
-    """The statistics of every method normalised as in the paper's tables; None where scale or shape is unknown."""
-    scale, sizes = about.pixel_scale(run), about.shape(run)
-    if scale is None or not sizes:
+    """The statistics of every method in `about.normalised_unit`, as in the paper's tables; None where it is unknown."""
+    unit = about.normalised_unit(run)
+    if about.pixel_scale(run) is None or not about.shape(run):
         return None
-    rows = tuple((s.method, s.guarantee, *_numbers(normalised(s, math.prod(sizes), scale))) for s in summary(run))
-    caption = f"{about.title(run)}: L2 in pixel units, divided by the {math.prod(sizes)} entries of an input"
-    return Grid(caption, ("method", "guarantee", *_HEADER), rows, text_columns=2)
+    rows = tuple((s.method, s.guarantee, *_numbers(normalised(s, 1, unit.factor))) for s in summary(run))
+    return Grid(f"{about.title(run)}: {unit.name}", ("method", "guarantee", *_HEADER), rows, text_columns=2)
+
+
+def check_grid(run: Run) -> Grid:
+    """How often each lower bound lies above the distance to the sample's nearest witness."""
+    rows = tuple((c.method, c.guarantee, str(c.exceeded), str(c.compared)) for c in checks(run))
+    caption = "Violations: bounds above the distance to the sample's own witness"
+    return Grid(caption, ("method", "guarantee", "violations", "of"), rows, text_columns=2)
 
 
 def _ours(run: Run, name: str, table: PaperTable) -> list[tuple[str, ...]]:

@@ -20,6 +20,8 @@ _UNDATED = {
     "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
 }
 """What each format would say about when and with what it was made: left out, so that files compare equal."""
+FORMATS = tuple(_UNDATED)
+"""What figures can be written as."""
 
 
 @styled

@@ -58,6 +58,7 @@ SETTINGS = {
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
+    "pdf.fonttype": 42,  # fonts that publishers accept
     "svg.fonttype": "none",
     "svg.hashsalt": "pertbound",
     "path.simplify": True,

@@ -97,17 +97,17 @@ def violations(run: Run) -> dict[str, int]:
 
 
 def _summarise(method: Method) -> Summary:
-    finite = method.l2[np.isfinite(method.l2)]
+    finite = method.size[np.isfinite(method.size)]
     mean, median, std = _statistics(finite)
     some = len(finite) > 0
     seconds = method.seconds[~np.isnan(method.seconds)]
     return Summary(
         method=method.name,
         guarantee=method.guarantee,
-        samples=len(method.l2),
+        samples=len(method.size),
         found=len(finite),
-        none_found=int(np.isnan(method.l2).sum()),
-        infinite=int(np.isinf(method.l2).sum()),
+        none_found=int(np.isnan(method.size).sum()),
+        infinite=int(np.isinf(method.size).sum()),
         zero=int((finite == 0).sum()),
         mean=mean,
         median=median,

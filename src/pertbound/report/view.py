@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import final
 
-import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from pertbound.records import CERTIFIED, WITNESS, Run
+from pertbound.records import CERTIFIED, Run
 from pertbound.report import about
-from pertbound.report.figures import accuracy_curves, bracket_figure
-from pertbound.report.gallery import gallery_caption, gallery_figure, gallery_samples
+from pertbound.report.exhibits import ShownWall, shown
+from pertbound.report.gallery import gallery_caption
 from pertbound.report.grid import Grid
-from pertbound.report.histograms import bound_histogram, ratio_histogram, witness_histogram
 from pertbound.report.paper import normalised_grid, paper_grid
+from pertbound.report.plates import Plate, bracket_plate, curve_plate, histogram_plates, layer_plates
 from pertbound.report.rounding import MISSING, down, up
-from pertbound.report.sample_table import Cell, sample_table
+from pertbound.report.sample_table import Column, as_json, sample_columns
 from pertbound.report.samples import brackets, methods
 from pertbound.report.save import to_svg
 from pertbound.report.tables import Summary, checks, summary
 from pertbound.report.words import Card, Verdict, cards, half_reach, half_within, headline, verdict
 
-LONGEST = 2000
-"""Rows of the per-sample table in the page; the run's rows.parquet has them all."""
-
+FIRST = 50
+"""Rows of the per-sample table that stand in the page itself; the script shows the others."""
 _NOTES = 4
 """Different notes shown per method."""
 
@@ -34,8 +32,9 @@ _NOTES = 4
 @final
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the page with its heading and caption."""
+    """A figure of the page with its heading and caption; `name` is that of its file when it is saved."""
 
+    name: str
     heading: str
     caption: str
     svg: Markup
@@ -47,8 +46,10 @@ class View:
     """What the template shows of one run."""
 
     id: str
+    slug: str
     title: str
     sub: str
+    norm: str
     headline: str
     notes: list[str]
     cards: list[Card]
@@ -60,37 +61,46 @@ class View:
     paper: list[Grid]
     bracket: Picture
     curves: Picture
+    layers: list[Picture]
     histograms: list[Picture]
-    gallery: Picture | None
-    samples: list[list[Cell]]
-    samples_in_all: int
+    gallery: list[ShownWall]
+    gallery_caption: str
+    columns: list[Column]
+    rows: int
+    data: Markup
     facts: list[about.Fact]
     guarantee: str
     scale: str
     glance: list[str]
 
+    @property
+    def first(self) -> range:
+        """The rows that stand in the page."""
+        return range(min(FIRST, self.rows))
 
-def view(run: Run, folder: Path, name: str) -> View:
-    """The run of a folder; `name` must differ between the runs of a page."""
-    title = about.title(run, folder.resolve().name)
-    best = brackets(run)
-    rows = sample_table(run)
-    counted = f"{len(best):,} {about.noun(run)}"
-    parts = [about.text(run, "model", "name"), about.text(run, "data", "name"), counted, _day(run)]
+
+def view(run: Run, title: str, name: str) -> View:
+    """The run under its title; `name` must differ between the runs of a page."""
+    count = len(brackets(run))
+    counted = f"{count:,} {about.noun(run)}"
+    parts = [about.text(run, "model", "name"), about.text(run, "data", "name"), counted, about.domain(run), _day(run)]
     stored = about.entry(run, "data", "notes")
     notes = [f"About the data: {note}" for note in stored] if isinstance(stored, list) else []
     if about.entry(run, "complete") is False:
         notes.insert(0, f"This run was stopped early: it covers {counted} only.")
-    gallery = gallery_figure(run, gallery_samples(run))
-    scale = about.pixel_scale(run)
-    both = bool((np.isfinite(best.upper) & ~np.isnan(best.lower)).any())
-    says, summaries = headline(run), summary(run)
-    kinds = {one.guarantee for one in summaries}
+    scale, walls, columns, summaries = about.pixel_scale(run), shown(run), sample_columns(run), summary(run)
+    slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60] or name
+
+    def picture(plate: Plate) -> Picture:
+        return _picture(plate, f"{name}-{plate.name}", f"{slug}-{plate.name}")
+
     return View(
         id=name,
+        slug=slug,
         title=title,
         sub=" · ".join(part for part in parts if part),
-        headline=says,
+        norm=about.norm(run),
+        headline=headline(run),
         notes=notes,
         cards=cards(run),
         verdicts=verdict(run),
@@ -99,55 +109,17 @@ def view(run: Run, folder: Path, name: str) -> View:
         method_notes=_method_notes(run),
         normalised=normalised_grid(run),
         paper=[grid for number in (1, 2) if (grid := paper_grid([run], number))],
-        bracket=_picture(
-            f"{name}a",
-            bracket_figure(run),
-            f"The bracket of each of the {counted}",
-            "Each sample's smallest perturbation that changes the class lies between its two marks." if both else "",
-            says,
-        ),
-        curves=_picture(
-            f"{name}b",
-            accuracy_curves(run),
-            "How many withstand a perturbation of size r",
-            "The share of samples that are certified for r, and the share for which the attack finds nothing within "
-            "r. The true share lies in the grey band."
-            if both
-            else "The share of samples for each r.",
-        ),
-        histograms=[
-            _picture(f"{name}{letter}", figure(run), heading, caption)
-            for letter, there, figure, heading, caption in (
-                ("c", WITNESS in kinds, witness_histogram, "Distances to witnesses", "As in the paper's Figure 2."),
-                (
-                    "d",
-                    bool(kinds - {WITNESS}),
-                    bound_histogram,
-                    "Lower bounds",
-                    "As in the paper's Figure 3, one panel per method.",
-                ),
-                (
-                    "e",
-                    any(check.compared for check in checks(run)),
-                    ratio_histogram,
-                    "Witness over bound",
-                    "As in the paper's Figure 4: 1 means that the witness is ten times as far as the bound reaches. "
-                    "Not shown are samples without a witness or with a bound of 0.",
-                ),
-            )
-            if there
-        ],
-        gallery=gallery
-        and _picture(
-            f"{name}f",
-            gallery,
-            "The least and the most robust",
-            gallery_caption(run),
-        ),
-        samples=rows[:LONGEST],
-        samples_in_all=len(rows),
+        bracket=picture(bracket_plate(run, counted)),
+        curves=picture(curve_plate(run)),
+        layers=[picture(plate) for plate in layer_plates(run)],
+        histograms=[picture(plate) for plate in histogram_plates(run)],
+        gallery=walls,
+        gallery_caption=gallery_caption(run) if walls else "",
+        columns=columns,
+        rows=count,
+        data=Markup(as_json(columns)),
         facts=about.facts(run),
-        guarantee=about.text(run, "guarantee"),
+        guarantee=about.text(run, "guarantee").replace("Linf", "L∞"),
         scale="" if scale is None else f"{scale:g}",
         glance=_glance(run, counted),
     )
@@ -163,9 +135,10 @@ def _counts(of: list[Summary]) -> list[tuple[str, list[int]]]:
     return [(name, values) for name, values in columns if any(values)]
 
 
-def _picture(prefix: str, figure: Figure, heading: str, caption: str, details: str = "") -> Picture:
-    alt = f"{heading}. {details or caption}"
-    return Picture(heading, caption, Markup(to_svg(figure, alt, prefix)))
+def _picture(plate: Plate, prefix: str, name: str) -> Picture:
+    alt = f"{plate.heading}. {plate.says or plate.caption}"
+    figure: Figure = plate.figure
+    return Picture(name, plate.heading, plate.caption, Markup(to_svg(figure, alt, prefix)))
 
 
 def _glance(run: Run, counted: str) -> list[str]:
@@ -174,6 +147,7 @@ def _glance(run: Run, counted: str) -> list[str]:
     radius, distance = half_reach(best.lower), half_within(best.upper)
     done = [check for check in checks(run) if check.guarantee == CERTIFIED]
     return [
+        about.norm(run),
         counted,
         MISSING if accuracy is None else f"{100 * accuracy:.1f} %",
         MISSING if radius is None else down(radius),

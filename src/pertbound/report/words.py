@@ -10,7 +10,7 @@ from typing import final
 import numpy as np
 
 from pertbound.records import CERTIFIED, ESTIMATE, Run
-from pertbound.report.about import noun, number, pixel_scale
+from pertbound.report.about import norm, noun, number, pixel_scale
 from pertbound.report.rounding import down, duration, nearest, share, up
 from pertbound.report.samples import Brackets, Floats, brackets
 from pertbound.report.tables import checks, summary
@@ -45,7 +45,8 @@ def headline(run: Run) -> str:
     if wrong := sum(check.exceeded for check in checks(run) if check.guarantee == CERTIFIED):
         radii = "one certified radius exceeds" if wrong == 1 else f"{wrong:,} certified radii exceed"
         return f"This run contradicts itself: {radii} the distance to a witness. None of its bounds can be relied on."
-    from_below, from_above = _from_below(best, things), _from_above(best, things)
+    where = "" if norm(run) == "L2" else f" in {norm(run)}"
+    from_below, from_above = _from_below(best, things, where), _from_above(best, things, where)
     if from_below and from_above:
         sentence = f"{from_below}; {from_above}."
     elif from_below:
@@ -105,7 +106,7 @@ def cards(run: Run) -> list[Card]:
     accuracy = number(run, "accuracy")
     found = [Card(noun(run), f"{len(best):,}", _found(best))]
     if accuracy is not None:
-        found.append(Card("accuracy", f"{100 * accuracy:.1f} %", "of the model"))
+        found.append(Card("accuracy", f"{100 * accuracy:.1f} %", f"of the model on these {noun(run)}"))
     if (radius := half_reach(best.lower)) is not None:
         found.append(Card("half are certified up to", down(radius), _pixels(radius, scale, down)))
     if (distance := half_within(best.upper)) is not None:
@@ -146,20 +147,20 @@ def half_within(upper: Floats) -> float | None:
     return float(np.sort(np.nan_to_num(upper, nan=np.inf, posinf=np.inf))[(len(upper) + 1) // 2 - 1])
 
 
-def _from_below(best: Brackets, things: str) -> str:
+def _from_below(best: Brackets, things: str, where: str) -> str:
     radius, count = half_reach(best.lower), len(best)
     if radius is None:
         return ""
     if count == 1:
-        return f"No perturbation of the one {things[:-1]} smaller than {down(radius)} changes its class"
+        return f"No perturbation of the one {things[:-1]} smaller than {down(radius)}{where} changes its class"
     if radius == 0:
         positive = int((best.lower > 0).sum())
         return f"For {positive:,} of the {count:,} {things} a radius is certified in which the class cannot change"
     half = "half of" if count > 2 else "at least one of"
-    return f"For {half} the {count:,} {things} no perturbation smaller than {down(radius)} changes the class"
+    return f"For {half} the {count:,} {things} no perturbation smaller than {down(radius)}{where} changes the class"
 
 
-def _from_above(best: Brackets, things: str) -> str:
+def _from_above(best: Brackets, things: str, where: str) -> str:
     if np.isnan(best.upper).all():
         return ""
     found, count = best.upper[np.isfinite(best.upper)], len(best)
@@ -169,7 +170,11 @@ def _from_above(best: Brackets, things: str) -> str:
     if half_reach(best.lower):  # the sentence before has named perturbations, and how many samples there are
         subject, does, them = f"one of at most {reach}", "does", "them"
     else:
-        subject, does, them = f"a perturbation of at most {reach}", "changes the class", f"the {count:,} {things}"
+        subject, does, them = (
+            f"a perturbation of at most {reach}{where}",
+            "changes the class",
+            f"the {count:,} {things}",
+        )
     if count == 1:
         return f"{subject} {does}"
     if len(found) == count:

@@ -1,0 +1,131 @@
+"""What each layer's step costs on some samples of a run, as `layers.json` holds it (see `records.py`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pertbound.certificates import Auto, BranchAndBound, LinearRelaxation, QuadraticRelaxation
+from pertbound.data import DataSet
+from pertbound.experiments.measure import L2, Measured, Method, OnProgress
+from pertbound.graph import Graph
+from pertbound.layer_loss import layer_factors, layer_losses
+from pertbound.sets import Ball
+
+LOSSES = 5
+"""Samples whose margin is divided among the layers, unless asked otherwise: each costs a quadratic certificate."""
+FACTORS = 200
+"""Samples whose pushed radii are compared with movements, at most: each costs two forward passes in float64."""
+ENTRIES = 2**28
+"""Fewer of them, but `LOSSES`, where all their nodes together have more entries than this."""
+
+
+def certificate_for(methods: Sequence[Method]) -> QuadraticRelaxation:
+    """The quadratic certificate among the methods, or one with its own options."""
+    return next((method for method in methods if isinstance(method, QuadraticRelaxation)), QuadraticRelaxation())
+
+
+def losses_by_default(methods: Sequence[Method]) -> int:
+    """`LOSSES` where one of the methods is as dear for every sample; else 0."""
+    dear = (Auto, BranchAndBound, LinearRelaxation, QuadraticRelaxation)
+    return LOSSES if any(isinstance(method, dear) for method in methods) else 0
+
+
+def by_layer(
+    network: Graph,
+    data: DataSet,
+    measured: Measured,
+    *,
+    losses: int,
+    certificate: QuadraticRelaxation = QuadraticRelaxation(),  # noqa: B008 - frozen
+    against_labels: bool = False,
+    within: Ball = L2,
+    on_progress: OnProgress | None = None,
+) -> dict[str, Any]:
+    """`layer_losses` of `losses` samples and `layer_factors` of more, spread evenly over those that were measured.
+
+    Samples with a kept witness are preferred; without any there are no factors. Empty where there is nothing to say.
+    """
+    found = _nearest(measured, within)
+    positions = data.positions[: measured.done].tolist()
+    place = {position: i for i, position in enumerate(positions)}
+    known = [position for position in positions if position in found] or positions
+    result: dict[str, Any] = {}
+    many = max(LOSSES, min(FACTORS, ENTRIES // _entries(network)))
+    if chosen := _spread([position for position in known if position in found], many):
+        x = _inputs(data, [place[position] for position in chosen], network)
+        factors = layer_factors(network, x, torch.stack([found[p] for p in chosen]).to(x.dtype), within=within)
+        result["factors"] = {
+            "nodes": list(factors.nodes),
+            "layers": list(factors.layers),
+            "sample": chosen,
+            "looseness": _rows(factors.looseness),
+            "factor": _rows(factors.factor),
+        }
+    if chosen := _spread(known, losses):
+        if on_progress is not None:
+            on_progress("loss by layer", measured.done, measured.total)
+        rows = [place[position] for position in chosen]
+        x, labels = _inputs(data, rows, network), None
+        if against_labels and data.labels is not None:
+            labels = data.labels[rows]
+        hints = torch.stack([found[p] for p in chosen]).to(x.dtype) if all(p in found for p in chosen) else None
+        lost = layer_losses(network, x, labels, certificate=certificate, within=within, adversarial=hints)
+        kept = (lost.radius > 0).nonzero().flatten()
+        if len(kept):
+            result["losses"] = {
+                "method": lost.method,
+                "nodes": list(lost.nodes),
+                "layers": list(lost.layers),
+                "sample": [chosen[i] for i in kept.tolist()],
+                "radius": lost.radius[kept].tolist(),
+                "margin": lost.margin[kept].tolist(),
+                "real": lost.real[kept].tolist(),
+                "lost": _rows(lost.lost[kept]),
+                "left": lost.left[kept].tolist(),
+            }
+    return result
+
+
+def _nearest(measured: Measured, within: Ball) -> dict[int, Tensor]:
+    """The nearest kept witness of each sample that is not misclassified as it stands."""
+    kept = measured.witnesses
+    if not kept:
+        return {}
+    original, adversarial = torch.as_tensor(kept["original"]), torch.as_tensor(kept["adversarial"])
+    sizes = within.norms(adversarial.to(torch.float64) - original.to(torch.float64)).numpy()
+    order = np.argsort(-sizes, kind="stable")  # the nearest is written last
+    return {int(kept["sample"][i]): adversarial[i] for i in order if sizes[i] > 0}
+
+
+def _spread(positions: list[int], count: int) -> list[int]:
+    """At most so many of them, evenly spaced, from the first to the last."""
+    if len(positions) <= count:
+        return positions if count > 0 else []
+    return [positions[round(i * (len(positions) - 1) / max(count - 1, 1))] for i in range(count)]
+
+
+def _entries(network: Graph) -> int:
+    """The entries of all nodes of one sample."""
+    sizes: list[int] = []
+
+    def see(_node: object, _inputs: object, value: Tensor) -> None:
+        sizes.append(value.numel())
+
+    with torch.no_grad():
+        network.run(torch.zeros(1, *network.input_shape, dtype=network.dtype, device=network.device), see)
+    return sum(sizes)
+
+
+def _inputs(data: DataSet, rows: list[int], network: Graph) -> Tensor:
+    return data.inputs[rows].to(network.dtype)
+
+
+def _rows(values: Tensor) -> list[list[float | None]]:
+    """Numbers as JSON knows them; None where there is none."""
+    return [[value if math.isfinite(value) else None for value in row] for row in values.tolist()]

@@ -18,8 +18,10 @@ import torch
 from cost_against_parameters import cost_against_parameters
 from theorem_a5 import mean_with_entrywise_first_layer
 from timing import ratio
+from vnncomp import vnncomp
 
 import pertbound as pb
+from attacks import against_peers as attacks_against_peers
 from certificates import against_peers, closed_brackets
 from pertbound.data import DataSet, load
 from pertbound.models import load_model, vgg16
@@ -89,7 +91,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--limit", type=int, default=None, help="fewer MNIST images, for a quick look")
-    parser.add_argument("--only", choices=("lenet", "vgg16", "cost", "peers", "closed"), default=None)
+    parser.add_argument(
+        "--only", choices=("lenet", "vgg16", "cost", "peers", "attacks", "closed", "vnncomp"), default=None
+    )
     parser.add_argument("--peers-dir", type=Path, default=None, help="otherwise `peers` beside the data")
     options = parser.parse_args()
     data_dir: Path = options.data_dir or Path("data")
@@ -99,12 +103,14 @@ def main() -> None:
         "cost": lambda: cost_against_parameters(HERE.parent / "docs" / "figures"),
         "vgg16": vgg16_norms,
         "peers": lambda: against_peers(data_dir, peers_dir),
+        "attacks": lambda: attacks_against_peers(data_dir, peers_dir),
         "closed": lambda: closed_brackets(data_dir),
+        "vnncomp": lambda: vnncomp(data_dir, HERE / "results" / "vnncomp.json"),
     }
     path = HERE / "results.json"
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name, study in studies.items():
-        if options.only in (None, name):
+        if options.only == name or (options.only is None and name != "vnncomp"):  # which takes an hour
             results[name] = study()
             print(name)
             for key, value in results[name].items():

@@ -12,11 +12,13 @@ import pytest
 import pertbound as pb
 
 NAMES = [
-    "Attack", "Auto", "Ball", "Bracket", "BranchAndBound", "Certificate", "Certified", "ConversionError",
-    "CurvatureFree", "DDN", "DataError", "Estimate", "Estimator", "FastGradientSign", "Graph", "Guarantee",
-    "InputError", "Interval", "LinearRelaxation", "Lipschitz", "ModelFileError", "PertboundError", "Published",
-    "QuadraticRelaxation", "RunError", "Softened", "UnsupportedLayerError", "Witness", "attack", "bracket", "certify",
-    "from_pt2", "from_torch",
+    "Answer", "Attack", "Auto", "Ball", "Bracket", "BranchAndBound", "CarliniWagner", "Certificate", "Certified",
+    "Comparison", "ConversionError", "Counterexample", "CurvatureFree", "DDN", "DataError", "DeepFool", "Ensemble",
+    "Estimate", "Estimator", "FMN", "FastGradientSign", "FoolboxAttack", "Graph", "Guarantee", "InputError",
+    "Interval", "LBFGS", "LayerFactors", "LayerLosses", "LinearRelaxation", "Lipschitz", "ModelFileError", "PGD",
+    "PertboundError", "Property", "PropertyError", "Published", "QuadraticRelaxation", "RunError", "Softened",
+    "UnsupportedLayerError", "Verdict", "Witness", "attack", "bracket", "certify", "compare", "from_onnx", "from_pt2",
+    "from_torch", "layer_factors", "layer_losses", "read_vnnlib", "verify",
 ]  # fmt: skip
 
 
@@ -92,7 +94,21 @@ def test_importing_changes_nothing_global(imported: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["typer", "click", "rich", "matplotlib", "sklearn", "scipy", "pyarrow", "jinja2", "pandas", "safetensors"]
+    "module",
+    [
+        "typer",
+        "click",
+        "rich",
+        "matplotlib",
+        "sklearn",
+        "scipy",
+        "pyarrow",
+        "jinja2",
+        "pandas",
+        "safetensors",
+        "onnx",
+        "onnxruntime",
+    ],
 )
 def test_importing_does_not_load_what_only_the_commands_need(imported: dict[str, object], module: str) -> None:
     modules = imported["modules"]

@@ -3,7 +3,19 @@
 From below with a guarantee (`certify`), from above with a witness (`attack`), both at once (`bracket`).
 """
 
-from pertbound.attacks import DDN, Attack, FastGradientSign, attack
+from pertbound.attacks import (
+    DDN,
+    FMN,
+    LBFGS,
+    PGD,
+    Attack,
+    CarliniWagner,
+    DeepFool,
+    Ensemble,
+    FastGradientSign,
+    FoolboxAttack,
+    attack,
+)
 from pertbound.bracket import Bracket, bracket
 from pertbound.certificates import (
     Auto,
@@ -19,52 +31,79 @@ from pertbound.certificates import (
     Softened,
     certify,
 )
+from pertbound.compare import compare
+from pertbound.comparison import Comparison
 from pertbound.errors import (
     ConversionError,
     DataError,
     InputError,
     ModelFileError,
     PertboundError,
+    PropertyError,
     RunError,
     UnsupportedLayerError,
 )
-from pertbound.frontends import from_pt2, from_torch
+from pertbound.frontends import from_onnx, from_pt2, from_torch
+from pertbound.frontends.vnnlib import Property, read_vnnlib
 from pertbound.graph import Graph
+from pertbound.layer_loss import LayerFactors, LayerLosses, layer_factors, layer_losses
 from pertbound.problem import Certified, Estimate, Guarantee, Witness
 from pertbound.sets import Ball
+from pertbound.verification import Answer, Counterexample, Verdict, verify
 
 __all__ = [
+    "Answer",
     "Attack",
     "Auto",
     "Ball",
     "Bracket",
     "BranchAndBound",
+    "CarliniWagner",
     "Certificate",
     "Certified",
+    "Comparison",
     "ConversionError",
+    "Counterexample",
     "CurvatureFree",
     "DDN",
     "DataError",
+    "DeepFool",
+    "Ensemble",
     "Estimate",
     "Estimator",
+    "FMN",
     "FastGradientSign",
+    "FoolboxAttack",
     "Graph",
     "Guarantee",
     "InputError",
     "Interval",
+    "LBFGS",
+    "LayerFactors",
+    "LayerLosses",
     "LinearRelaxation",
     "Lipschitz",
     "ModelFileError",
+    "PGD",
     "PertboundError",
+    "Property",
+    "PropertyError",
     "Published",
     "QuadraticRelaxation",
     "RunError",
     "Softened",
     "UnsupportedLayerError",
+    "Verdict",
     "Witness",
     "attack",
     "bracket",
     "certify",
+    "compare",
+    "from_onnx",
     "from_pt2",
     "from_torch",
+    "layer_factors",
+    "layer_losses",
+    "read_vnnlib",
+    "verify",
 ]

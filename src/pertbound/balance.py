@@ -120,11 +120,10 @@ def _descend(graph: Graph, found: list[Link]) -> tuple[list[Tensor], float]:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         generator = torch.Generator(device="cpu").manual_seed(0)
         right = {n: torch.randn(1, *layers[n].input_shape, generator=generator).to(device) for n in names}
-        logs = [torch.zeros(link.channels, device=device, requires_grad=True) for link in found]
-        adam = torch.optim.Adam(logs, lr=RATE)
+        logs = [torch.zeros(link.channels, device=device) for link in found]
 
-        def product(times: int) -> float:
-            """Its logarithm, and its gradient in the logs."""
+        def product(times: int) -> tuple[float, list[Tensor]]:
+            """Its logarithm, and the derivatives by the logs."""
             value, slopes = 0.0, [torch.zeros_like(log) for log in logs]
             for name in names:
                 above = next((i for i, link in enumerate(found) if link.above == name), None)
@@ -137,17 +136,19 @@ def _descend(graph: Graph, found: list[Link]) -> tuple[list[Tensor], float]:
                     slopes[above] += _shares(u, found[above].channels)
                 if below is not None:
                     slopes[below] -= _shares(right[name], found[below].channels)
-            for log, slope in zip(logs, slopes, strict=True):
-                log.grad = slope
-            return value
+            return value, slopes
 
-        before = product(SETTLED)
-        for step in range(STEPS):
-            adam.param_groups[0]["lr"] = RATE * (1 - step / STEPS)
-            product(3)
-            adam.step()
-        gain = math.exp(product(SETTLED) - before)
-    return [log.detach() for log in logs], gain
+        before, _ = product(SETTLED)
+        first, second = ([torch.zeros_like(log) for log in logs] for _ in range(2))
+        for step in range(1, STEPS + 1):  # by hand: importing torch.optim takes longer than all of this
+            _, slopes = product(3)
+            rate = RATE * (1 - step / STEPS) * math.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+            for log, slope, m, v in zip(logs, slopes, first, second, strict=True):
+                m.lerp_(slope, 0.1)
+                v.lerp_(slope.square(), 0.001)
+                log -= rate * m / (v.sqrt() + 1e-12)
+        gain = math.exp(product(SETTLED)[0] - before)
+    return logs, gain
 
 
 def _largest(

@@ -1,16 +1,22 @@
-"""The bracket: the best certificate below and the best attack above, for each sample."""
+"""The bracket: the best certificate below and the best attack above, for each sample.
+
+Either of methods that are named, each asked about every sample, or under a budget of time (`Closing`): cheap methods
+for all samples, then dearer ones, in turn from below and from above, where a second narrows most.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
 from torch import Tensor
 
-from pertbound.attacks import Attack, FastGradientSign, attack
-from pertbound.certificates import Certificate, Lipschitz, certify
+from pertbound.attacks import DDN, FMN, Attack, Ensemble, FastGradientSign, attack
+from pertbound.certificates import Auto, Certificate, Lipschitz, certify
 from pertbound.certificates.base import L2
 from pertbound.errors import InputError
 from pertbound.graph import Graph
@@ -24,7 +30,9 @@ class Bracket:
     """lower <= size of the smallest adversarial perturbation <= upper, per sample; (samples,) float64.
 
     `upper` is infinite where no attack found a witness. `lower_method` and `upper_method` name, per sample, who
-    gave the value; all answers are in `certified` and `witnesses`.
+    gave the value. All answers are in `certified` and `witnesses`; under a budget these are empty, and `adversarial`,
+    `lower_seconds` and `upper_seconds` say what is behind a sample's two ends: the input at distance `upper` (x where
+    none was found), and the time spent. `effort` says how far each side's ladder was climbed, for who resumes.
     """
 
     lower: Tensor
@@ -33,11 +41,19 @@ class Bracket:
     upper_method: tuple[str, ...]
     certified: tuple[Certified, ...]
     witnesses: tuple[Witness, ...]
+    adversarial: Tensor | None = None
+    lower_seconds: Tensor | None = None
+    upper_seconds: Tensor | None = None
+    effort: tuple[Tensor, Tensor] | None = None
 
     @property
     def violations(self) -> Tensor:
         """Where a lower bound exceeds the distance to a witness: (samples,) bool. Any True is a bug."""
         return self.lower > self.upper
+
+
+OnStep = Callable[[Bracket], None]
+"""Called with the bracket as it stands after each step."""
 
 
 def bracket(
@@ -47,15 +63,28 @@ def bracket(
     *,
     certificates: Sequence[Certificate] = (Lipschitz(),),
     attacks: Sequence[Attack] = (FastGradientSign(),),
+    budget: float | None = None,
+    ratio: float = 0.99,
+    start: Bracket | None = None,
+    on_step: OnStep | None = None,
     within: Ball = L2,
     batch_size: int = 500,
 ) -> Bracket:
     """Bracket the smallest adversarial perturbation of each sample of x, shape (samples, *input_shape).
 
     The reference class is the prediction, or `labels` where given. `within` is the norm and the box that both sides are
-    about: witnesses outside the box do not count. The attacks come first, and tell the certificates where to stop. Only
-    certificates bound from below: an `Estimator` such as `Published` is refused with `InputError`.
+    about. The attacks come first, and tell the certificates where to stop. Only certificates bound from below: an
+    `Estimator` such as `Published` is refused with `InputError`.
+
+    With `budget`, seconds for each sample on average, methods are chosen instead of `certificates` and `attacks`: what
+    is cheap for all, then what is dear where it narrows most, until every lower end is `ratio` of its upper end or the
+    time is over (a step that has begun is finished). `on_step` sees the bracket after each step; `start` is one to go
+    on from. Operator norms, computed once for a network, do not count.
     """
+    if budget is not None:
+        closing = Closing(network, x, labels, within, start, batch_size)
+        closing.run(budget * len(x), ratio, on_step)
+        return closing.bracket
     wrong = [type(c).__name__ for c in certificates if not isinstance(c, Certificate)]  # pyright: ignore[reportUnnecessaryIsInstance]
     wrong += [type(a).__name__ for a in attacks if not isinstance(a, Attack)]  # pyright: ignore[reportUnnecessaryIsInstance]
     if wrong or not certificates or not attacks:
@@ -63,8 +92,8 @@ def bracket(
             f"a bracket needs at least one attack and at least one certificate, and {', '.join(wrong) or 'nothing'} "
             "cannot bound from below; estimates are asked with pb.certify and never enter a bracket"
         )
-    witnesses = tuple(attack(network, x, a, labels, batch_size=batch_size) for a in attacks)
-    upper, best_upper = torch.stack([_size(w, x, within) for w in witnesses]).min(0)
+    witnesses = tuple(attack(network, x, a, labels, within=within, batch_size=batch_size) for a in attacks)
+    upper, best_upper = torch.stack([w.distance for w in witnesses]).min(0)
     certified = tuple(
         certify(network, x, c, labels, within=within, upper=upper, batch_size=batch_size) for c in certificates
     )
@@ -79,12 +108,128 @@ def bracket(
     )
 
 
-def _size(witness: Witness, x: Tensor, within: Ball) -> Tensor:
-    """The sizes of the witnesses that are valid, in the norm asked about and rounded up; else infinite. (samples,)."""
-    if within.p == 2 and within.box is None:
-        return witness.distance
-    move = witness.adversarial.to(torch.float64) - x.to(torch.float64)
-    sizes = within.norms(move) * (1 + 1e-12)
-    already = witness.found & (witness.distance == 0)
-    valid = witness.found & within.contains(witness.adversarial, x, sizes * 2)
-    return torch.where(valid & ~already, sizes, torch.where(already, 0.0, torch.inf))
+FIRST = 0.25
+"""Seconds of the first dear certificate; each further one of a sample gets twice as much."""
+PART = 4
+"""Each step takes at most one part in so many of the open samples."""
+TRIES = 6
+"""Attacks on a sample that stays open, at most: more would find the same minima again."""
+
+
+def _certificate(effort: int) -> Certificate:
+    """The rungs from below."""
+    return Lipschitz() if effort == 0 else Auto(seconds=FIRST * 2.0 ** (effort - 1))
+
+
+def _attack(effort: int, p: float) -> Attack:
+    """The rungs from above: a quick attack, the ensemble, then more restarts from other points."""
+    if effort == 1:
+        return Ensemble()
+    quick = DDN() if p == 2 else FMN()
+    return quick if effort == 0 else replace(quick, restarts=2**effort, targets=4, seed=effort)
+
+
+@final
+@dataclass
+class Closing:
+    """A bracket on its way to being closed, under a budget of time."""
+
+    network: Graph
+    x: Tensor
+    labels: Tensor | None
+    within: Ball
+    start: Bracket | None = None
+    batch_size: int = 500
+    bracket: Bracket = field(init=False)
+
+    def __post_init__(self) -> None:
+        count = len(self.x)
+        if self.start is not None:
+            if len(self.start.lower) != count or self.start.effort is None:
+                raise InputError(
+                    f"start must be a bracket of the same {count} samples that was made under a budget, got one of "
+                    f"{len(self.start.lower)} samples{'' if self.start.effort is not None else ' without a budget'}"
+                )
+            self.bracket = self.start
+            return
+        zero, none = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.long)
+        names, far = ("",) * count, torch.full_like(zero, torch.inf)
+        effort = (none, none.clone())
+        self.bracket = Bracket(zero, far, names, names, (), (), self.x.clone(), zero.clone(), zero.clone(), effort)
+
+    def run(self, seconds: float, ratio: float, on_step: OnStep | None = None) -> None:
+        """Climb both ladders until the brackets are closed or the time is over."""
+        if not 0 < seconds < math.inf or not 0 < ratio <= 1:
+            raise InputError(f"a bracket needs a positive, finite budget and 0 < ratio <= 1, got {seconds} and {ratio}")
+        end = time.monotonic() + seconds
+        spent = {False: 0.0, True: 0.0}
+        while True:
+            below = spent[True] < spent[False]  # the side that had less time so far, where anything is left to try
+            sides = [(side, self._chosen(side, ratio, end - time.monotonic())) for side in (below, not below)]
+            side, chosen = sides[0] if len(sides[0][1]) else sides[1]
+            if len(chosen) == 0:
+                break
+            begun = time.monotonic()
+            self._step(chosen, side)
+            spent[side] += time.monotonic() - begun
+            if on_step is not None:
+                on_step(self.bracket)
+
+    def _chosen(self, below: bool, ratio: float, left: float) -> Tensor:
+        """The open samples, all with the same next method, whose ends are farthest apart for what that method costs."""
+        now = self.bracket
+        assert now.effort is not None
+        effort = now.effort[0 if below else 1]
+        fresh = effort == 0
+        if bool(fresh.any()):
+            return fresh.nonzero().flatten()  # everyone once, whatever the budget
+        is_open = (now.lower < ratio * now.upper) & (now.upper > 0)
+        if not below:
+            is_open &= effort < TRIES
+        rows = is_open.nonzero().flatten()
+        if len(rows) == 0 or left <= 0:
+            return rows[:0]
+        gap = (now.upper[rows].clamp_max(1e30) / now.lower[rows].clamp_min(1e-30)).log()
+        worth = gap / 2.0 ** effort[rows]
+        rows = rows[worth.argsort(descending=True)]
+        same = rows[effort[rows] == effort[rows[0]]]
+        most = math.ceil(len(rows) / PART)
+        if below:
+            most = min(most, max(1, int(left / (FIRST * 2.0 ** (int(effort[rows[0]]) - 1)))))
+        return same[:most]
+
+    def _step(self, rows: Tensor, below: bool) -> None:
+        """Ask the next method about those samples."""
+        now, begun = self.bracket, time.monotonic()
+        assert now.effort is not None
+        assert now.adversarial is not None
+        assert now.lower_seconds is not None
+        assert now.upper_seconds is not None
+        x, labels = self.x[rows], None if self.labels is None else self.labels[rows]
+        effort = now.effort[0 if below else 1].clone()
+        level, size = int(effort[rows[0]]), self.batch_size
+        effort[rows] += 1
+        if below:
+            method = _certificate(level)
+            found = certify(self.network, x, method, labels, within=self.within, upper=now.upper[rows], batch_size=size)
+            who = found.methods or (found.method,) * len(rows)
+            lower, names = now.lower.clone(), list(now.lower_method)
+            for i, row in enumerate(rows.tolist()):
+                if found.radius[i] > lower[row] or not names[row]:
+                    lower[row], names[row] = found.radius[i], who[i]
+            spent = now.lower_seconds.index_add(0, rows, self._each(begun, len(rows)))
+            changed = replace(now, lower=lower, lower_method=tuple(names), lower_seconds=spent)
+        else:
+            seen = attack(self.network, x, _attack(level, self.within.p), labels, within=self.within, batch_size=size)
+            upper, names, adversarial = now.upper.clone(), list(now.upper_method), now.adversarial.clone()
+            who = seen.methods or (seen.method,) * len(rows)
+            for i, row in enumerate(rows.tolist()):
+                if seen.distance[i] < upper[row]:
+                    upper[row], names[row], adversarial[row] = seen.distance[i], who[i], seen.adversarial[i]
+            spent = now.upper_seconds.index_add(0, rows, self._each(begun, len(rows)))
+            changed = replace(now, upper=upper, upper_method=tuple(names), adversarial=adversarial, upper_seconds=spent)
+        self.bracket = replace(changed, effort=(effort, now.effort[1]) if below else (now.effort[0], effort))
+
+    @staticmethod
+    def _each(begun: float, count: int) -> Tensor:
+        return torch.full((count,), (time.monotonic() - begun) / count, dtype=torch.float64)

@@ -23,6 +23,10 @@ class ModelFileError(PertboundError):
     """A model file that is absent, damaged, of another architecture, or not safe to open."""
 
 
+class PropertyError(PertboundError):
+    """A property file that is absent or damaged, or a property that cannot be asked about here."""
+
+
 class ConversionError(PertboundError):
     """A model that could not be read as a graph, or whose graph computes something else than the model."""
 

@@ -16,8 +16,6 @@ from typing import final
 
 import numpy as np
 import torch
-from scipy import sparse
-from scipy.optimize import linprog, nnls
 from torch import Tensor
 
 from pertbound.ascent import Items, numbered
@@ -125,6 +123,8 @@ def _least_distance(a: Array, b: Array, low: Array, high: Array, p: float) -> Ar
     Ends of the box become rows as they are violated.
     """
     del p
+    from scipy.optimize import nnls  # takes longer to import than all the rest
+
     d, count, u = a.shape[1], len(a), np.zeros(len(a))
     for _ in range(ROUNDS):
         system = np.vstack([-a.T, b])
@@ -151,6 +151,9 @@ def _linear_program(a: Array, b: Array, low: Array, high: Array, p: float) -> Ar
     """p = 1 and inf: r = plus - minus; the dual values of the smallest ball, or of the smallest violation in a ball of
     radius 1 where the rows contradict each other.
     """
+    from scipy import sparse
+    from scipy.optimize import linprog
+
     d, count = a.shape[1], len(a)
     # variables plus, minus, t: the ball's radius is t (p = inf) or the sum of plus and minus
     rows = sparse.csr_array(np.hstack([a, -a, np.zeros((count, 1))]))

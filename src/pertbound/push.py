@@ -9,9 +9,9 @@ Composition is tighter than one modulus after another, at three places:
 
 1. *Products of linear maps.* For B W v, norm(B W) instead of norm(B) norm(W), wherever the product is small
    enough to write out, or a diagonal can be folded into W.
-2. *Averaged activations* (THEORY: a 1-Lipschitz increasing g is (identity + 1-Lipschitz) / 2). For u, v at the
+2. *Averaged activations* (a 1-Lipschitz increasing g is (identity + 1-Lipschitz) / 2). For u, v at the
    input of g with slopes in [low, high], middle and half their mean and half-difference:
-   norm(B (g(u) - g(v))) <= middle norm(B (u - v)) + half norm(B) norm(u - v).
+   norm(B (g(u) - g(v))) <= abs(middle) norm(B (u - v)) + half norm(B) norm(u - v).
    Applied again to B (u - v) when u, v come from a linear map, this is the two-layer product
    (norm(B W) + norm(B) norm(W)) / 2 for ReLU, and its extension to any number of layers.
 3. *Smooth activations at a known point*, g(W p + b): with D = diag(g'(z)), the first-order term is at most
@@ -58,7 +58,7 @@ class Summary:
     noise: dict[str, Tensor | float]
     """For each node, how far rounding can take its computed value at the sample from the exact one."""
     steepest: dict[str, Tensor]
-    """For each smooth activation, max_i g'(z_i)."""
+    """For each smooth activation, max_i abs(g'(z_i)); for other layers, what `Layer.local` says, (batch, 1, ...)."""
     jacobian: dict[str, Tensor]
     """For each smooth activation behind a linear node, an upper bound on norm(diag(g'(z)) W)_F."""
 
@@ -176,7 +176,7 @@ class Push:
             low, high = layer.slopes
             middle, half = (high + low) / 2, (high - low) / 2
             before = self._moved(reader, chain, source.name, radii, summary)
-            through = middle * before + half * norm * radii[source.name]
+            through = abs(middle) * before + half * norm * radii[source.name]
             return torch.minimum(bound, through + norm * summary.noise[node.name])
         return bound
 

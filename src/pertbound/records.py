@@ -4,8 +4,10 @@ A run is a folder:
 
 - `rows.parquet`: the rows, in the columns of `SCHEMA`;
 - `run.json`: what was asked: model, data, options, versions, and the units of distances;
-- `witnesses.npz` (optional): `sample`, `original`, `adversarial`, `new_class`: the inputs behind the witness rows, and
-  the class that each adversarial one gets.
+- `witnesses.npz` (optional): `sample`, `original`, `adversarial`, `new_class`: the input behind the nearest witness of
+  each sample, and the class that it gets;
+- `layers.json` (optional): what each layer's step costs on some samples, as `experiments/layers.py` writes it:
+  `losses` (`LayerLosses`) and `factors` (`LayerFactors`), each with `nodes`, `layers` and `sample`.
 
 Distances are in the units of the classifier's input (`run.json` says how many of the data's own pixel
 units one of them is, under `pixel_scale`). Nothing here knows torch.
@@ -58,11 +60,12 @@ SCHEMA = pa.schema([pa.field(name, kind, metadata={"doc": text}) for name, kind,
 
 @dataclass(frozen=True)
 class Run:
-    """A run in memory: its rows, what was asked, and (where kept) the inputs behind its witnesses."""
+    """A run in memory: its rows, what was asked, and (where kept) the inputs behind its witnesses and `layers.json`."""
 
     rows: pa.Table
     about: Mapping[str, Any]
     witnesses: Mapping[str, np.ndarray] = field(default_factory=dict)
+    layers: Mapping[str, Any] = field(default_factory=dict)
 
 
 def table(columns: Mapping[str, Sequence[Any] | np.ndarray]) -> pa.Table:
@@ -85,9 +88,11 @@ def write(folder: Path, run: Run) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "witnesses.npz").unlink(missing_ok=True)  # those of a run that this one replaces
+        for name in ("witnesses.npz", "layers.json"):  # those of a run that this one replaces
+            (folder / name).unlink(missing_ok=True)
         if run.witnesses:
             write_whole(folder / "witnesses.npz", lambda path: _save_arrays(path, run.witnesses))
+        write_layers(folder, run.layers)
         text = json.dumps(run.about, indent=2, sort_keys=True) + "\n"
         write_whole(folder / "run.json", lambda path: path.write_text(text, encoding="utf-8"))
         write_whole(folder / "rows.parquet", lambda path: pq.write_table(run.rows, path))
@@ -95,11 +100,25 @@ def write(folder: Path, run: Run) -> None:
         raise RunError(f"cannot write the run folder {folder}: {error}") from error
 
 
+def write_layers(folder: Path, layers: Mapping[str, Any]) -> None:
+    """Write `layers.json` into a run folder, unless there is nothing to say. Raises `RunError` where that fails."""
+    if not layers:
+        return
+    text = json.dumps(layers) + "\n"
+    try:
+        write_whole(folder / "layers.json", lambda path: path.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"cannot write {folder / 'layers.json'}: {error}") from error
+
+
 def read(folder: Path) -> Run:
     """Read a run folder. Raises `RunError` when it is not one."""
     try:
         rows = pq.read_table(folder / "rows.parquet")
         about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        layers: Any = {}
+        if (folder / "layers.json").exists():
+            layers = json.loads((folder / "layers.json").read_text(encoding="utf-8"))
         witnesses: dict[str, np.ndarray] = {}
         if (folder / "witnesses.npz").exists():
             with np.load(folder / "witnesses.npz", allow_pickle=False) as stored:
@@ -114,7 +133,7 @@ def read(folder: Path) -> Run:
     missing = set(SCHEMA.names) - set(rows.column_names)
     if missing:
         raise RunError(f"{folder / 'rows.parquet'} lacks the columns {sorted(missing)}")
-    return Run(rows, about, witnesses)
+    return Run(rows, about, witnesses, layers if isinstance(layers, dict) else {})
 
 
 def write_whole(path: Path, write_to: Callable[[Path], object]) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
 
 import torch
 from torch import Tensor
 
-from pertbound.forms import Duals, Form, Pulled, Regions
-from pertbound.graph import INPUT, Graph
+from pertbound.forms import Duals, Form, Pulled, Region, Regions
+from pertbound.graph import INPUT, Graph, Node
 from pertbound.sets import Ball
 
 DualsOf = dict[str, Duals]
 """The free variables of every layer, by the name of its node."""
+Choose = Callable[[Node, tuple[Region, ...], Form], Duals]
+"""The free variables of a node's layer, given the regions of its inputs and the form of its output."""
 
 
 @final
@@ -62,11 +65,12 @@ class Ground:
 
 
 def pull_to_input(
-    graph: Graph, form: Form, at: str, regions: Regions, duals: DualsOf | None = None, *, curved: bool = False
+    graph: Graph, form: Form, at: str, regions: Regions, duals: DualsOf | Choose | None = None, *, curved: bool = False
 ) -> Ground:
     """Pull `form` of node `at`'s displacement down to the input.
 
     With `duals` None every layer starts its own, and they are returned; `curved` says whether those use curvature.
+    `duals` may also choose them on the way, knowing the form that reaches a node.
     `regions` must hold for every input that the bound is then asked about.
     """
     forms: dict[str, Form] = {at: form}
@@ -79,7 +83,10 @@ def pull_to_input(
         if above is None:
             continue
         inputs = tuple(regions[name] for name in node.inputs)
-        own = node.layer.start(inputs, above, curved=curved) if duals is None else duals[node.name]
+        if duals is None:
+            own = node.layer.start(inputs, above, curved=curved)
+        else:
+            own = duals(node, inputs, above) if callable(duals) else duals[node.name]
         started[node.name], seen[node.name] = own, above
         pulled: Pulled = node.layer.pull_back(above, inputs, regions[node.name], own)
         spent[node.name] = pulled.constant

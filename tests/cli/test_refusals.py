@@ -170,12 +170,17 @@ def test_damaged_models_are_refused(refused: Refused, files: Path, tmp_path: Pat
     assert str(path) in message
 
 
+class _Products(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cumprod(x, 1)
+
+
 def test_exported_programs_without_a_bound_are_refused(refused: Refused, files: Path, tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.GELU()).eval()
-    torch.export.save(torch.export.export(model, (torch.zeros(2, 1, 8, 8),)), tmp_path / "gelu.pt2")
-    message = refused("certify", *asked(files, model=tmp_path / "gelu.pt2", architecture=None))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), _Products()).eval()
+    torch.export.save(torch.export.export(model, (torch.zeros(2, 1, 8, 8),)), tmp_path / "products.pt2")
+    message = refused("certify", *asked(files, model=tmp_path / "products.pt2", architecture=None))
     assert "UnsupportedLayerError" in message
-    assert "gelu" in message
+    assert "cumprod" in message
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -260,9 +265,14 @@ def test_limits_below_1_are_refused(refused: Refused, files: Path, command: str,
 
 
 @pytest.mark.parametrize("command", ["attack", "bracket"])
-@pytest.mark.parametrize("clip", [("1", "0"), ("0.5", "0.5"), ("nan", "1"), ("0", "nan"), ("zero", "one"), ("0",)])
-def test_clips_that_are_no_range_are_refused(refused: Refused, files: Path, command: str, clip: tuple[str]) -> None:
-    refused(command, *asked(files), "--clip", *clip)
+@pytest.mark.parametrize("box", [("1", "0"), ("0.5", "0.5"), ("nan", "1"), ("0", "nan"), ("zero", "one"), ("0",)])
+def test_boxes_that_are_no_range_are_refused(refused: Refused, files: Path, command: str, box: tuple[str]) -> None:
+    refused(command, *asked(files), "--box", *box)
+
+
+@pytest.mark.parametrize("command", ["attack", "bracket"])
+def test_attacks_of_no_known_name_are_refused(refused: Refused, files: Path, command: str) -> None:
+    assert "ddn" in refused(command, *asked(files), "--attack", "magic")
 
 
 @pytest.mark.parametrize("command", ["attack", "bracket"])
@@ -276,7 +286,7 @@ def test_steps_of_no_size_are_refused(refused: Refused, files: Path, command: st
     [
         ("--sharpness", "0"), ("--sharpness", "-2"), ("--sharpness", "nan"), ("--sharpness", "inf"),
         ("--method", "crown"), ("--batch-size", "0"), ("--batch-size", "many"), ("--limit", "1.5"),
-        ("--no-such-flag",), ("extra",), ("--clip", "0", "1"),
+        ("--no-such-flag",), ("extra",), ("--attack", "ddn"),
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_meant_are_refused(refused: Refused, files: Path, options: tuple[str, ...]) -> None:

@@ -27,7 +27,7 @@ def asked(files: Path, out: Path) -> list[object]:
 
 
 ELSEWHERE = re.compile(
-    r"""<(script|img|link|iframe|source)[^>]*\s(src|href)\s*=|@import|url\(["']?(?!["']?(#|data:))"""
+    r"""<(script|img|link|iframe|source)[^>]*\s(src|href)\s*=(?!"data:)|@import|url\(["']?(?!["']?(#|data:))"""
 )
 """Scripts, styles, fonts or pictures that a page would load."""
 
@@ -43,6 +43,19 @@ def test_a_report_is_one_page_that_loads_nothing(cli: Any, files: Path, tmp_path
     assert not ELSEWHERE.search(page)
     assert "lipschitz" in page
     assert "fgs" in page
+
+
+def test_figures_and_tables_for_papers(cli: Any, files: Path, tmp_path: Path) -> None:
+    run, out = tmp_path / "run", tmp_path / "paper"
+    assert cli("bracket", *asked(files, run)).code == 0
+    done = cli("report", run, "--out", out, *(part for kind in ("svg", "tex", "csv") for part in ("--format", kind)))
+    assert done.code == 0, done.err
+    assert f"Wrote: {out / 'tables.tex'}" in done.out
+    assert {path.name for path in out.iterdir()} == {"figures", "tables.tex", "samples.csv", "methods.csv"}
+    assert {"bracket.svg", "curves.svg", "layer_factors.svg"} <= {path.name for path in (out / "figures").iterdir()}
+    refused = cli("report", run, "--out", tmp_path / "page.html", "--format", "png")
+    assert refused.code == 2
+    assert "needs a folder" in refused.err
 
 
 def test_several_runs_share_a_page(cli: Any, files: Path, tmp_path: Path) -> None:

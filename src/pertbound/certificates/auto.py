@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pertbound.ascent import Ascent
+from pertbound.branching import SMALL as OWN_BOXES
 from pertbound.branching import Branching
 from pertbound.certificates.base import Certificate
 from pertbound.certificates.relaxed import MEMORY, linear_radius, relaxed
@@ -116,7 +117,7 @@ class _Ladder:
         """Up, rung by rung, while there is time."""
         graph, ball = self.rest.graph, self.problem.within
         entries = sum(value[0].numel() for value in self.rest.values.values())
-        tight = memory if ball.p != 2 and entries <= SMALL else None
+        tight = memory if entries <= (OWN_BOXES if ball.p == 2 else SMALL) else None
         if ball.p != 2 and self.left() > 0:
 
             def certified(rows: Tensor, reach: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,10 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from pertbound import records
-from pertbound.attacks import DDN, FastGradientSign
+from pertbound.attacks import ATTACKS, Attack, FastGradientSign, named, quick
 from pertbound.certificates import (
     Auto,
     BranchAndBound,
+    Certificate,
     CurvatureFree,
     Interval,
     LinearRelaxation,
@@ -26,11 +28,14 @@ from pertbound.certificates import (
 from pertbound.cli.inputs import command_line, read_data, read_network, require_free
 from pertbound.cli.show import console, print_summary, progress
 from pertbound.errors import InputError
-from pertbound.experiments.measure import Measured, Method, measure
+from pertbound.experiments.layers import LOSSES, by_layer, certificate_for, losses_by_default
+from pertbound.experiments.measure import Measured, Method, measure, measure_closing
 from pertbound.experiments.provenance import about_run
 from pertbound.sets import Ball
 
-Model = Annotated[Path, typer.Option("--model", help="A .safetensors file (with --architecture) or a .pt2 file.")]
+Model = Annotated[
+    Path, typer.Option("--model", help="A .safetensors file (with --architecture), a .pt2 or an .onnx file.")
+]
 Architecture = Annotated[
     str | None, typer.Option("--architecture", help="The network behind a .safetensors file: lenet or digits.")
 ]
@@ -47,11 +52,16 @@ Labels = Annotated[
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Samples computed at once.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that --out already holds.")]
 MaxEpsilon = Annotated[
-    float, typer.Option("--max-epsilon", help="Largest step tried, in units of the input; 100/255 as in the paper.")
+    float,
+    typer.Option("--max-epsilon", help="For fgs: largest step tried, in units of the input; 100/255 as in the paper."),
 ]
-Clip = Annotated[
-    tuple[float, float] | None,
-    typer.Option("--clip", help="Keep perturbed inputs within LOW HIGH; otherwise anywhere.", metavar="LOW HIGH"),
+Attacks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attack",
+        help=f"{', '.join(ATTACKS)}. May be given several times; otherwise ddn (L2) or fmn.",
+        show_default=False,
+    ),
 ]
 Sharpness = Annotated[
     float, typer.Option("--sharpness", help="For published: sharpness of the softplus in ReLU's place.")
@@ -66,6 +76,25 @@ Seconds = Annotated[
     float, typer.Option("--seconds", help="For auto and branch-and-bound: time per sample, on average.")
 ]
 Steps = Annotated[int, typer.Option("--steps", min=1, help="For quadratic: steps of the ascent.")]
+Budget = Annotated[
+    float | None,
+    typer.Option(
+        "--budget",
+        help="Instead of --method and --attack: seconds per sample, on average, spent where they narrow most.",
+        show_default=False,
+    ),
+]
+Ratio = Annotated[float, typer.Option("--ratio", help="With --budget: lower / upper at which a sample is done.")]
+LayerLoss = Annotated[
+    int | None,
+    typer.Option(
+        "--layer-loss",
+        min=0,
+        help="How many samples the report says of what each layer costs the certificate (0: none). Each takes as long "
+        f"as quadratic; {LOSSES} where a method as dear is asked for.",
+        show_default=False,
+    ),
+]
 
 
 class Norm(str, Enum):
@@ -120,6 +149,7 @@ def certify(
     seconds: Seconds = 1.0,
     steps: Steps = 60,
     sharpness: Sharpness = 10.0,
+    layer_loss: LayerLoss = None,
     labels: Labels = False,
     batch_size: BatchSize = 500,
     overwrite: Overwrite = False,
@@ -132,7 +162,7 @@ def certify(
     within = Ball(p=norm.p, box=box)
     options = {"methods": [m.value for m in method], "norm": norm.value, "box": box, "labels": labels}
     _ask("Certified", model, architecture, data, data_dir, limit, out, labels, batch_size, overwrite, 0, within)(
-        _bounds(method, sharpness, seconds, steps), options | {"seconds": seconds, "steps": steps}
+        _bounds(method, sharpness, seconds, steps), options | {"seconds": seconds, "steps": steps}, layer_loss
     )
 
 
@@ -143,8 +173,10 @@ def attack(
     architecture: Architecture = None,
     data_dir: DataDir = None,
     limit: Limit = None,
+    method: Attacks = None,
+    norm: Size = Norm.l2,
+    box: Box = None,
     max_epsilon: MaxEpsilon = 100 / 255,
-    clip: Clip = None,
     labels: Labels = False,
     batch_size: BatchSize = 500,
     overwrite: Overwrite = False,
@@ -152,12 +184,13 @@ def attack(
     """Upper bounds: how small, at most, with the misclassified inputs that show it.
 
     Example: pertbound attack --model checkpoints/lenet_mnist.safetensors --architecture lenet --data mnist
-    --data-dir data --limit 100 --clip 0 1 --out runs/attack
+    --data-dir data --limit 100 --attack ddn --attack fgs --box 0 1 --out runs/attack
     """
-    method = FastGradientSign(max_epsilon=max_epsilon, clip=clip)
-    options = {"max_epsilon": max_epsilon, "clip": clip, "labels": labels}
-    _ask("Attacked", model, architecture, data, data_dir, limit, out, labels, batch_size, overwrite, None)(
-        (method,), options
+    within = Ball(p=norm.p, box=box)
+    attacks = _attacks(method or [quick(norm.p)], max_epsilon)
+    options = {"attacks": [a.name for a in attacks], "norm": norm.value, "box": box, "max_epsilon": max_epsilon}
+    _ask("Attacked", model, architecture, data, data_dir, limit, out, labels, batch_size, overwrite, None, within)(
+        attacks, options | {"labels": labels}
     )
 
 
@@ -171,25 +204,45 @@ def bracket(
     method: Bounds = [Bound.lipschitz],  # noqa: B006 - typer copies it
     seconds: Seconds = 1.0,
     steps: Steps = 60,
+    attack: Attacks = None,
+    budget: Budget = None,
+    ratio: Ratio = 0.99,
+    norm: Size = Norm.l2,
+    box: Box = None,
     max_epsilon: MaxEpsilon = 100 / 255,
-    clip: Clip = None,
+    layer_loss: LayerLoss = None,
     labels: Labels = False,
     batch_size: BatchSize = 500,
     overwrite: Overwrite = False,
 ) -> None:
-    """Both: the interval that holds the size of each sample's smallest adversarial perturbation, in L2.
+    """Both: the interval that holds the size of each sample's smallest adversarial perturbation.
 
-    The attacks come first (ddn, and the fast gradient sign); certificates stop where they have nothing more to prove.
-    With --clip both sides are about inputs in that range.
+    The attacks come first; certificates stop where they have nothing more to prove. With --norm and --box both sides
+    are about that norm, and about inputs in that range.
 
-    Example: pertbound bracket --model model.pt2 --data samples.npz --method auto --out runs/bracket
+    Example: pertbound bracket --model model.pt2 --data samples.npz --budget 2 --out runs/bracket
     """
-    attacks = (DDN(clip=clip), FastGradientSign(max_epsilon=max_epsilon, clip=clip))
-    options = {"max_epsilon": max_epsilon, "clip": clip, "methods": [m.value for m in method], "seconds": seconds}
-    within = Ball(box=clip)
+    within = Ball(p=norm.p, box=box)
+    if budget is not None:
+        if not 0 < budget < math.inf or not 0 < ratio <= 1:
+            raise InputError(f"--budget must be positive and finite, --ratio above 0 and at most 1: {budget}, {ratio}")
+        options = {"budget": budget, "ratio": ratio, "norm": norm.value, "box": box, "labels": labels}
+        _ask("Bracketed", model, architecture, data, data_dir, limit, out, labels, batch_size, overwrite, None, within)(
+            (), options, layer_loss
+        )
+        return
+    attacks = _attacks(attack or [quick(norm.p), "fgs"], max_epsilon)
+    options = {"attacks": [a.name for a in attacks], "methods": [m.value for m in method], "norm": norm.value}
+    options |= {"box": box, "max_epsilon": max_epsilon, "seconds": seconds, "steps": steps, "labels": labels}
     _ask("Bracketed", model, architecture, data, data_dir, limit, out, labels, batch_size, overwrite, None, within)(
-        (*attacks, *_bounds(method, 10.0, seconds, steps)), options | {"steps": steps, "labels": labels}
+        (*attacks, *_bounds(method, 10.0, seconds, steps)), options, layer_loss
     )
+
+
+def _attacks(names: Sequence[str], max_epsilon: float) -> tuple[Attack, ...]:
+    sign = FastGradientSign(max_epsilon=max_epsilon)
+    known = {name: named(name) for name in names}
+    return tuple(sign if isinstance(method, FastGradientSign) else method for method in known.values())
 
 
 def _bounds(chosen: Sequence[Bound], sharpness: float, seconds: float, steps: int) -> tuple[Method, ...]:
@@ -223,7 +276,7 @@ def _ask(
     overwrite: bool,
     keep_witnesses: int | None,
     within: Ball | None = None,
-) -> Callable[[tuple[Method, ...], dict[str, Any]], None]:
+) -> Callable[..., None]:
     """What the three commands share; returns the step that does the work."""
     screen = console()
     require_free(out, overwrite)
@@ -231,19 +284,16 @@ def _ask(
     data = read_data(data_name, data_dir, limit, network)
     measured = Measured(len(data), len(data) if keep_witnesses is None else keep_witnesses)
 
-    def work(methods: tuple[Method, ...], options: dict[str, Any]) -> None:
+    def work(methods: tuple[Method, ...], options: dict[str, Any], layer_loss: int | None = 0) -> None:
         try:
             with progress(screen) as tell:
-                measure(
-                    network,
-                    data,
-                    methods,
-                    measured,
-                    against_labels=labels,
-                    within=within or Ball(),
-                    batch_size=batch_size,
-                    on_progress=tell,
-                )
+                common: dict[str, Any] = {"against_labels": labels, "within": within or Ball()}
+                common |= {"batch_size": batch_size, "on_progress": tell}
+                if "budget" in options:
+                    budget, ratio = options["budget"], options["ratio"]
+                    measure_closing(network, data, measured, budget=budget, ratio=ratio, **common)
+                else:
+                    measure(network, data, methods, measured, **common)
         except KeyboardInterrupt:
             if not measured.done:
                 raise
@@ -252,6 +302,22 @@ def _ask(
         run = records.Run(measured.rows, about, measured.witnesses)
         records.write(out, run)
         print_summary(screen, run)
+        losses = losses_by_default(methods) if layer_loss is None else layer_loss
+        certified = "budget" in options or any(isinstance(method, Certificate) for method in methods)
+        if measured.complete and layer_loss != 0 and certified:
+            # the run is on disk already: this may be interrupted
+            with suppress(KeyboardInterrupt), progress(screen) as tell:
+                layers = by_layer(
+                    network,
+                    data,
+                    measured,
+                    losses=losses,
+                    certificate=certificate_for(methods),
+                    against_labels=labels,
+                    within=within or Ball(),
+                    on_progress=tell,
+                )
+                records.write_layers(out, layers)
         said = f"Rows: {out / 'rows.parquet'}. Look at them with: pertbound report {out}"
         screen.print(said, markup=False, highlight=False, soft_wrap=True)
         if not measured.complete:

@@ -8,8 +8,10 @@ import typer
 from rich.console import Console
 
 from pertbound.cli.asking import attack, bracket, certify
+from pertbound.cli.comparing import compare
 from pertbound.cli.reporting import report
 from pertbound.cli.studies import demo, reproduce
+from pertbound.cli.verifying import verify
 from pertbound.errors import PertboundError
 
 app = typer.Typer(
@@ -21,12 +23,12 @@ app = typer.Typer(
     help="How small can an adversarial perturbation of a classifier's input be? From below with a guarantee "
     "(certify), from above with a witness (attack), both at once (bracket). Start with: pertbound demo",
 )
-for command in (demo, certify, attack, bracket, reproduce, report):
+for command in (demo, certify, attack, bracket, reproduce, report, compare, verify):
     app.command()(command)
 
 
 def run() -> None:
-    """Run the command line. Exit codes: 0 done, 2 bad input or use, 130 interrupted."""
+    """Run the command line. Exit codes: 0 done, 2 bad input or use, 130 interrupted; `verify` has 1 and 3 besides."""
     try:
         app()
     except PertboundError as error:

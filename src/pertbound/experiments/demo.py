@@ -8,6 +8,7 @@ from pertbound import records
 from pertbound.attacks import DDN, FastGradientSign
 from pertbound.certificates import Lipschitz, Published, QuadraticRelaxation
 from pertbound.data import load
+from pertbound.experiments.layers import by_layer, certificate_for
 from pertbound.experiments.measure import Measured, OnProgress, measure
 from pertbound.experiments.provenance import about_run
 from pertbound.frontends import from_torch
@@ -38,4 +39,5 @@ def run_demo(*, seed: int = 0, command: str = "", on_progress: OnProgress | None
         {"seed": seed, "attacks": "fast gradient sign with steps up to the whole range of a pixel, and ddn"},
         command,
     )
-    return records.Run(measured.rows, about, measured.witnesses)
+    layers = by_layer(network, data, measured, losses=20, certificate=certificate_for(methods), on_progress=on_progress)
+    return records.Run(measured.rows, about, measured.witnesses, layers)

@@ -20,6 +20,7 @@ from pertbound.attacks import FastGradientSign
 from pertbound.certificates import CurvatureFree, Lipschitz, Published, Softened
 from pertbound.data import DataSet, load
 from pertbound.errors import InputError, ModelFileError
+from pertbound.experiments.layers import by_layer
 from pertbound.experiments.measure import Measured, Method, OnProgress, measure
 from pertbound.experiments.provenance import about_run
 from pertbound.frontends import from_torch
@@ -136,4 +137,4 @@ def run(
         {"attack": "smallest fast gradient sign step up to 100 on the scale 0 to 255, not clipped"},
         command,
     )
-    return records.Run(measured.rows, about, measured.witnesses)
+    return records.Run(measured.rows, about, measured.witnesses, by_layer(network, data, measured, losses=0))

@@ -29,7 +29,7 @@ def against_peers(data_dir: Path, peers_dir: Path) -> dict[str, Any]:
     violations = 0
     for name in SDP_CROWN:
         found = peer(name, data_dir, peers_dir)
-        _once(found)
+        once(found)
         few = found.of("sdp_crown")[:10]
         rows = (~few.isnan()).nonzero().flatten()
         quick, seconds = _timed(found, QUICK, found.x[rows])
@@ -55,7 +55,7 @@ def against_peers(data_dir: Path, peers_dir: Path) -> dict[str, Any]:
         _print(name, results[name])
     for name, count in zip(LENET, (20, 10), strict=True):
         found = peer(name, data_dir, peers_dir)
-        _once(found)
+        once(found)
         x = found.x[:count]
         crown = float(found.of("crown")[:count].mean())
         wall = float(found.found["crown_wall_s_per_sample"])
@@ -100,7 +100,7 @@ def closed_brackets(data_dir: Path, samples: int = 100, seconds: float = 15.0) -
     return result
 
 
-def _once(found: Peer) -> None:
+def once(found: Peer) -> None:
     """What is computed once for a network, and not counted: operator norms, and scales between layers."""
     found.network.derive(Push)
     found.network.derive(balanced).derive(Push)

@@ -17,8 +17,8 @@ import torch
 from peers import Peer, peer
 
 import pertbound as pb
+from certificates import once
 from pertbound.data import load
-from pertbound.push import Push
 
 HERE = Path(__file__).parent
 FIGURE = HERE.parent / "docs" / "figures" / "price.png"
@@ -41,7 +41,7 @@ FULL: dict[str, pb.Certificate] = {
 def rungs(found: Peer, count: int) -> dict[str, dict[str, float]]:
     """Seconds per sample and mean radius of every rung on the first samples."""
     x = found.x[:count]
-    found.network.derive(Push)
+    once(found)
     result: dict[str, dict[str, float]] = {}
     for name, certificate in RUNGS.items():
         start = time.perf_counter()
@@ -70,7 +70,7 @@ def full(found: Peer, data_dir: Path) -> dict[str, Any]:
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     radii: list[float] = kept.get("radii", [])
     seconds: float = kept.get("seconds", 0.0)
-    found.network.derive(Push)
+    once(found)
     certificate = FULL[found.name]
     while len(radii) < len(data):
         x = data.inputs[len(radii) : len(radii) + 100]

@@ -315,7 +315,7 @@ def _activation() -> dict[str, Layer]:
     layers |= {"Abs": Abs(flat), "Abs on images": Abs(image)}
     humps = {"GELU": GELU, "TanhGELU": TanhGELU, "SiLU": SiLU, "Mish": Mish, "HardSwish": HardSwish}
     layers |= {name: kind(flat) for name, kind in humps.items()}
-    layers |= {"GELU on images": GELU(image), "ELU": ELU(flat, 1.0, 1.0, 1.0), "CELU 0.3": ELU(flat, 0.3, 1.0, 0.3)}
+    layers |= {"SiLU on images": SiLU(image), "ELU": ELU(flat, 1.0, 1.0, 1.0), "CELU 0.3": ELU(flat, 0.3, 1.0, 0.3)}
     layers |= {"ELU 0.4": ELU(flat, 0.4, 1.0, 1.0), "ELU 3": ELU(flat, 3.0, 1.0, 1.0)}
     layers["SELU"] = ELU(flat, 1.6732632423543772, 1.0507009873554805, 1.0)
     layers["PReLU"] = PReLU(flat, torch.tensor([0.25, -1.0, 1.0, 0.0, 2.5]))

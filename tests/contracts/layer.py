@@ -267,6 +267,7 @@ def check_slopes(layer: Layer, generator: torch.Generator) -> None:
     )
     for dtype in (torch.float32, torch.float64):
         near = z.to(dtype)
+        near = near.expand(slope(layer, long(near)).shape)  # slopes that differ from entry to entry
         upper = long(layer.derivative_upper(near))
         true = np.abs(slope(layer, long(near)))
         short = np.unravel_index((upper - true).argmin(), true.shape)

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DATA ?= $(or $(PERTBOUND_DATA),../shared/data)
 OUT ?= runs
 
-.PHONY: demo test test-slow check bench paper clean
+.PHONY: demo test test-slow check bench paper docs clean
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,6 +34,9 @@ bench: $(VENV)/.ready  ## ratios against a plain forward pass; operator norms; c
 paper: $(VENV)/.ready  ## the paper's experiment on both data sets, from the checkpoints here
 	$(BIN)/pertbound reproduce peck2017 --dataset mnist --data-dir $(DATA) --checkpoint checkpoints/lenet_mnist.safetensors --out $(OUT)/peck2017-mnist
 	$(BIN)/pertbound reproduce peck2017 --dataset cifar10 --data-dir $(DATA) --checkpoint checkpoints/lenet_cifar10.safetensors --out $(OUT)/peck2017-cifar10
+
+docs: $(VENV)/.ready  ## docs/layers.md from the layers' docstrings
+	$(BIN)/python -c "from pathlib import Path; from pertbound.layers.table import write; write(Path('docs/layers.md'))"
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

@@ -81,7 +81,7 @@ def test_slopes_bends_and_the_least_value_are_bounds_and_close(kind: type[Hump])
     f, profile = FORMULAS[kind], kind((1,)).profile
     places = (*profile.stretches, *profile.turn)
     for order, (below, above) in ((1, profile.slopes), (2, profile.bends)):
-        grid = np.linspace(-FAR, FAR, 600001)
+        grid = np.linspace(-FAR, FAR, 120001)
         values = f(Jet.variable(grid, grid)).derivative(order)
         extremes = (float(grid[values.low.argmin()]), float(grid[values.high.argmax()]))
         low, high = _boxes(-FAR, FAR, (*places, *extremes, 0.0))

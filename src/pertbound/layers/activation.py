@@ -70,7 +70,7 @@ class Activation(Layer):
         return value, 4 * info.eps * value.abs() + 2 * info.tiny
 
     def interval(self, *boxes: Box) -> Box:
-        """[g(lower), g(upper)] for an increasing g, within the image of g. NaN stays NaN.
+        """Of g at both ends, and at its lowest point where it has one, within the image of g. NaN stays NaN.
 
         Where g falls to a lowest point first (`valley`), the larger of both is the upper end, and the lower one the
         smaller of both, or the infimum of g where the box may hold that point.

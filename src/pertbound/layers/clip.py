@@ -19,6 +19,9 @@ class Clip(Pieces):
     """min(max(z, low), high) for numbers low < high, of which one may be infinite: clamp, hardtanh, ReLU6.
 
     Slopes 0 and 1, hence omega(rho) = rho, where the difference of two ReLUs that it is would have 2 rho.
+
+    Modulus: rho, averaged between linear maps
+    Source: as for ReLU
     """
 
     low: float

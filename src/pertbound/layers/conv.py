@@ -34,6 +34,9 @@ class Conv(Linear):
 
     Published (Theorem 4.2): kappa / norm(W)_F with the *kernel's* Frobenius norm. False in general: a kernel
     of 5 x 5 ones on a 28 x 28 input has operator norm 24.3 and kernel Frobenius norm 5.
+
+    Modulus: norm(A) rho, A the convolution at its true size
+    Source: the matrix, or the symbol of the circular convolution with what lies between its frequencies (`numerics.py`)
     """
 
     weight: Tensor

@@ -33,6 +33,9 @@ class ConvTranspose(Linear):
     shape to its input shape (`adjoint`), and norm(A) = norm(A^T), so that all that `Conv` proves of norms holds here.
     `output_padding` only says which of the convolution's input sizes that have this output size is meant: the last
     entries of such an input are read by no window, and the transposed convolution leaves them at the bias.
+
+    Modulus: norm(A^T) rho, A^T the convolution that it transposes
+    Source: as for convolutions
     """
 
     weight: Tensor

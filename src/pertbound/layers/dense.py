@@ -28,6 +28,9 @@ class Dense(Linear):
 
     Published (Theorem 4.1): (sqrt(norm(J)^2 + 2 M sqrt(n) kappa) - norm(J)) / (M sqrt(n)), in
     `certificates/published.py`, because J and M belong to a whole block of dense layers.
+
+    Modulus: norm(W) rho, of one block where there are several
+    Source: operator norm; Peck et al. (2017), Theorem 4.1, corrected
     """
 
     weight: Tensor

@@ -21,6 +21,10 @@ class ELU(Smooth):
     (Klambauer et al. 2017), CELU width = alpha (Barron 2017). g increases; g' rises to scale alpha / width =: left and
     goes on at scale. Where both are equal, g' is Lipschitz with left / width; where left < scale, g is convex, with a
     kink; where left > scale, the kink is concave, and Taylor's bound holds from above only.
+
+    Modulus: max(left, scale) rho, averaged between linear maps
+    At a known input: without a kink, max abs(g'(z)) rho + left / width rho^2 / 2
+    Source: elementary; docs/theory.md
     """
 
     alpha: float

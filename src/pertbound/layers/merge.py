@@ -18,7 +18,11 @@ from pertbound.sets import Box
 @final
 @dataclass(frozen=True, eq=False)
 class Add(Layer):
-    """The sum of all inputs, which have one shape. omega = sum of the radii (triangle inequality), exact."""
+    """The sum of all inputs, which have one shape. omega = sum of the radii (triangle inequality), exact.
+
+    Modulus: rho_1 + ... + rho_k
+    Source: triangle inequality; Cauchy and Schwarz
+    """
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """x_1 + ... + x_k."""
@@ -68,6 +72,9 @@ class Concat(Layer):
     """All inputs side by side along `dim` (counted with the batch dimension, so at least 1).
 
     omega = root of the sum of the squared radii: squared norms add over disjoint entries. Exact.
+
+    Modulus: sqrt(rho_1^2 + ... + rho_k^2)
+    Source: elementary
     """
 
     dim: int

@@ -25,6 +25,9 @@ class Diagonal(Linear):
     scale (Ioffe and Szegedy 2015, Algorithm 2). Sound: omega(rho) = max abs(scale) rho. The paper leaves it as
     future work. Behind a dense or convolutional layer it is folded into that layer's norm (`folded`), which is
     tighter than the product of the two norms.
+
+    Modulus: max abs(scale) rho; folded into the layer before it where that is tighter
+    Source: elementary; batch normalisation at inference is Ioffe and Szegedy (2015), Algorithm 2
     """
 
     scale: Tensor

@@ -212,6 +212,9 @@ class ReLU(TwoPieces):
 
     Published: Theorem 4.1 with the Jacobian at x. Unsound: at x = -1, h(x) = ReLU(x) has Jacobian 0, hence an
     infinite "bound", and r = 1 + kappa moves the output by kappa.
+
+    Modulus: rho, and (norm(B W) + norm(B) norm(W)) / 2 rho between linear maps W and B
+    Source: Combettes and Pesquet (2020) for the modulus, Zhang et al. (2018) for lines, docs/theory.md for parabolas
     """
 
     @property
@@ -236,7 +239,11 @@ class ReLU(TwoPieces):
 @final
 @dataclass(frozen=True, eq=False)
 class LeakyReLU(TwoPieces):
-    """z for z >= 0, slope * z otherwise; the slope may be negative, -1 being the absolute value."""
+    """z for z >= 0, slope * z otherwise; the slope may be negative, -1 being the absolute value.
+
+    Modulus: max(1, abs(slope)) rho, averaged between linear maps
+    Source: as for ReLU
+    """
 
     slope: float
 
@@ -267,7 +274,11 @@ class LeakyReLU(TwoPieces):
 @final
 @dataclass(frozen=True, eq=False)
 class Abs(TwoPieces):
-    """abs(z). Slopes -1 and 1: omega(rho) = rho, and behind linear maps nothing is averaged."""
+    """abs(z). Slopes -1 and 1: omega(rho) = rho, and behind linear maps nothing is averaged.
+
+    Modulus: rho
+    Source: as for ReLU
+    """
 
     def left(self, like: Tensor) -> float:
         """-1."""
@@ -299,6 +310,9 @@ class PReLU(TwoPieces):
     """z for z >= 0, weight * z otherwise; `weight` broadcasts over the sample, and may be negative.
 
     Each entry is a leaky ReLU of its own slope, so that omega(rho) = max(1, abs(weight)) rho, exact.
+
+    Modulus: max(1, abs(weight)) rho, averaged between linear maps
+    Source: as for ReLU; He et al. (2015)
     """
 
     weight: Tensor

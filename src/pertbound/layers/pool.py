@@ -53,6 +53,9 @@ class MaxPool(Layer):
     Sound: abs(max u - max v) <= norm(u - v)_inf <= norm(u - v)_2 in each window, and an entry lies in at most m
     windows (`windows_per_entry`), so omega(rho) = sqrt(m) rho; rho where windows do not overlap.
     Published (Theorem 4.4): kappa / t for t x t outputs per channel: correct, and very loose.
+
+    Modulus: sqrt(m) rho, m the most windows that hold one entry
+    Source: Peck et al. (2017), Theorem 4.4, made tight; convex weights as in Ti-Lin (Xiao et al. 2022)
     """
 
     input_shape: Shape
@@ -96,8 +99,9 @@ class MaxPool(Layer):
         return Duals(slope=first, shift=torch.zeros_like(z), curvature=own)
 
     def pull_back(self, form: Form, inputs: tuple[Region, ...], output: Region, duals: Duals) -> Pulled:
-        """One window: c (max z - y) - q/2 (max z - y)^2 >= <l, u> - p/2 norm(u)^2 + least, with u = z - z0.
+        """Convex weights below a maximum; above it, the least over the entries that can be largest.
 
+        One window: c (max z - y) - q/2 (max z - y)^2 >= <l, u> - p/2 norm(u)^2 + least, with u = z - z0.
         Where c >= 0: max z >= <t, z> for all weights t >= 0 of sum 1 (the best convex bound; Ti-Lin, Xiao et al.
         2022), and abs(max z - y) <= max abs(u_j). Where c < 0: c max z = c z_i for an i that can be largest in the box;
         then max z - y = u_i - (y - z0_i) lies between u_w and u_i, w the largest entry at rest. Either way what is
@@ -269,9 +273,11 @@ def _parabola(a: Tensor, p: Tensor | None, q: Tensor | None, low: Tensor, high: 
 class AveragePool(Linear):
     """The mean of each window: a linear map with non-negative entries.
 
-    Sound: its operator norm, from Schur's test (row sums times column sums), which gives 1 / q for q x q
-    windows that do not overlap, and is exact there.
+    Sound: its operator norm, from Schur's test (row sums times column sums), exact where windows do not overlap.
     Published (Theorem 4.4): kappa / t for t x t outputs per channel: correct, and very loose.
+
+    Modulus: norm(A) rho, 1 / q for q x q windows that do not overlap
+    Source: Schur's test; Peck et al. (2017), Theorem 4.4, made tight
     """
 
     window: Shape
@@ -322,6 +328,9 @@ class LpPool(Layer):
     entries (Minkowski; for p < 2 Hoelder), and an entry lies in at most m windows:
     omega(rho) = sqrt(m) max(1, n^(1/p - 1/2)) rho.
     Published (Theorem 4.4): kappa / (t q^(2/p)) for q x q windows, t x t outputs: correct, and very loose.
+
+    Modulus: sqrt(m) max(1, n^(1/p - 1/2)) rho for windows of n entries, m of which hold one entry at most
+    Source: Minkowski, Hoelder; Peck et al. (2017), Theorem 4.4, made tight
     """
 
     input_shape: Shape

@@ -32,6 +32,10 @@ class Multiply(Layer):
     and the same with u and v exchanged, whichever is smaller. `bounds` stand in for the suprema where they are smaller,
     and, where no values are known, for the values: a gate s(i) tanh(c) has omega = rho_c + rho_i anywhere. Without
     bounds a product is not Lipschitz.
+
+    Modulus: sup abs(u) rho_v + sup abs(v) rho_u where both are bounded, else none
+    At a known input: (norm(u)_inf + rho_u) rho_v + norm(v)_inf rho_u, or the other way round
+    Source: elementary; McCormick (1976) for the planes
     """
 
     input_shape: Shape
@@ -88,7 +92,9 @@ class Multiply(Layer):
         return Duals(slope=slope, shift=torch.zeros_like(slope), curvature=own)
 
     def pull_back(self, form: Form, inputs: tuple[Region, ...], output: Region, duals: Duals) -> Pulled:
-        """With d, e the displacements of u and v, D = u v - y = (u0 v0 - y) + v0 d + u0 e + d e, and for any f and g
+        """Two planes, and the exact least of what is left over the box.
+
+        With d, e the displacements of u and v, D = u v - y = (u0 v0 - y) + v0 d + u0 e + d e, and for any f and g
 
             c D >= f d + g e - p/2 (d^2 + e^2)
                    + least over the box of c (u0 v0 - y) + (c v0 - f) d + (c u0 - g) e + c d e + p/2 (d^2 + e^2).

@@ -18,7 +18,11 @@ from pertbound.sets import Box
 @final
 @dataclass(frozen=True, eq=False)
 class Reshape(Linear):
-    """(batch, *input_shape) to (batch, *shape) in row-major order. An isometry: omega(rho) = rho, exact."""
+    """(batch, *input_shape) to (batch, *shape) in row-major order. An isometry: omega(rho) = rho, exact.
+
+    Modulus: rho
+    Source: elementary
+    """
 
     shape: Shape
 

@@ -39,6 +39,10 @@ class LocalResponse(Layer):
     everywhere with m at tau = 1 / (1 + beta), where tau (1 - tau)^beta is largest. At a known input t S_i is at most
     t (sqrt(max S_i at rest) + rho)^2 on the way, which bounds tau: for the usual alpha = 1e-4 this leaves little more
     than k^-beta rho. For size 1 the Jacobian is D_i^-beta (1 - 2 beta tau_i), at most k^-beta max(1, 2 beta m).
+
+    Modulus: k^-beta (1 + 2 beta sqrt(h) m) rho, h <= 3, m = max tau (1 - tau)^beta
+    At a known input: the same with tau bounded by what the windows hold
+    Source: here, by Schur's test
     """
 
     input_shape: Shape
@@ -126,7 +130,9 @@ class LocalResponse(Layer):
         return torch.where(norm < safe, found, found + beyond)
 
     def interval(self, *boxes: Box) -> Box:
-        """For fixed other entries y_i = x (A + t x^2)^-beta, A = k + t S, S the sum of their squares; it shrinks in A.
+        """The extremes in the entry itself, for the least or the largest sum of the others' squares.
+
+        For fixed other entries y_i = x (A + t x^2)^-beta, A = k + t S, S the sum of their squares; it shrinks in A.
 
         As a function of x >= 0 it rises to x* = sqrt(A / ((2 beta - 1) t)) and falls from there on (for beta <= 1/2 it
         only rises). So it is largest, for positive x, with A least and x as near to x* as the box allows, and, for
@@ -186,7 +192,9 @@ class LocalResponse(Layer):
         return (self.k + self._share * sums).pow(-self.beta)
 
     def pull_back(self, form: Form, inputs: tuple[Region, ...], output: Region, duals: Duals) -> Pulled:
-        """With any slopes s, y_i = s_i x_i + x_i (D_i^-beta - s_i), and the second part lies in the product of the
+        """Any slopes, and a box around what they leave.
+
+        With any slopes s, y_i = s_i x_i + x_i (D_i^-beta - s_i), and the second part lies in the product of the
         boxes of both factors. norm(y - y0)^2 <= L^2 norm(x - x0)^2, L the Jacobian's bound between value and box.
         """
         (region,) = inputs

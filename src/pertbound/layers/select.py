@@ -24,6 +24,9 @@ class Select(Linear):
 
     Sound: omega(rho) = sqrt(m) rho with m the largest number of outputs that read one entry. Exact: A^T A is diagonal,
     and its entries are those numbers.
+
+    Modulus: sqrt(m) rho, m the most outputs that read one entry
+    Source: elementary
     """
 
     index: Tensor

@@ -65,7 +65,7 @@ class Smooth(Activation):
 
     @final
     def least(self, form: Form, line: Tensor, curvature: Tensor | None, region: Region, value: Tensor) -> Tensor:
-        """The larger of two bounds for each entry.
+        """The larger of two bounds for each entry, an exact one for lines and one of Taylor's for parabolas.
 
         Straight: p >= q steepest^2 pays for the quadratic terms, and what is left, c g(z) - l z, is least at an end of
         the box, at a kink, or where g' = l / c. Where a computed such point z is on the right stretch, g' is monotone
@@ -165,7 +165,12 @@ def unit_of(like: Tensor) -> float:
 @final
 @dataclass(frozen=True, eq=False)
 class Sigmoid(Smooth):
-    """s(z) = 1 / (1 + exp(-z)). s' = s (1 - s) in (0, 1/4]; abs(s'') <= 1 / (6 sqrt(3)), at s = (3 +- sqrt 3) / 6."""
+    """s(z) = 1 / (1 + exp(-z)). s' = s (1 - s) in (0, 1/4]; abs(s'') <= 1 / (6 sqrt(3)), at s = (3 +- sqrt 3) / 6.
+
+    Modulus: rho / 4, averaged between linear maps
+    At a known input: max abs(g'(z)) rho + 0.0481 rho^2, and with the Jacobian of g(W x + b)
+    Source: Peck et al. (2017), Theorem 4.1, corrected; docs/theory.md
+    """
 
     @property
     def slopes(self) -> tuple[float, float]:
@@ -205,7 +210,12 @@ class Sigmoid(Smooth):
 @final
 @dataclass(frozen=True, eq=False)
 class Tanh(Smooth):
-    """tanh(z). Slopes in (0, 1]; abs(tanh'') = 2 abs(t) (1 - t^2) <= 4 / (3 sqrt(3)), at t^2 = 1/3."""
+    """tanh(z). Slopes in (0, 1]; abs(tanh'') = 2 abs(t) (1 - t^2) <= 4 / (3 sqrt(3)), at t^2 = 1/3.
+
+    Modulus: rho, averaged between linear maps
+    At a known input: max abs(g'(z)) rho + 0.385 rho^2, and with the Jacobian of g(W x + b)
+    Source: Peck et al. (2017), Theorem 4.1, corrected; docs/theory.md
+    """
 
     @property
     def slopes(self) -> tuple[float, float]:
@@ -243,6 +253,10 @@ class Softplus(Smooth):
 
     The exact function without the threshold is what is bounded: slopes in (0, 1), abs(g'') <= beta / 4. The
     replacement changes it by at most exp(-threshold) / beta, which `noise` counts with the rounding.
+
+    Modulus: rho, averaged between linear maps
+    At a known input: max abs(g'(z)) rho + beta / 8 rho^2, and with the Jacobian of g(W x + b)
+    Source: Peck et al. (2017), Theorem 4.1, corrected; docs/theory.md
     """
 
     beta: float

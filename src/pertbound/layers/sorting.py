@@ -21,6 +21,9 @@ class Sort(Layer):
 
     Sound: omega(rho) = rho. norm(u - v)^2 = norm(u)^2 + norm(v)^2 - 2 <u, v>, sorting keeps both norms, and <u, v> is
     largest when both are in the same order (rearrangement inequality). Exact.
+
+    Modulus: rho
+    Source: rearrangement inequality; Anil, Lucas and Grosse (2019)
     """
 
     input_shape: Shape
@@ -59,7 +62,9 @@ class Sort(Layer):
         return Duals(slope=sure.to(inputs[0].value.dtype))
 
     def pull_back(self, form: Form, inputs: tuple[Region, ...], output: Region, duals: Duals) -> Pulled:
-        """With w the input that is j-th at rest, u its displacement and D that of output j, for any slope s
+        """An input's slope for each output, exact where the order is certain, and the output's box.
+
+        With w the input that is j-th at rest, u its displacement and D that of output j, for any slope s
 
             a D = a s u + a (D - s u),
 

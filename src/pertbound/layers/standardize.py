@@ -40,6 +40,10 @@ class Standardize(Layer):
     To second order (`pull_back`): with w = r e, v = norm(v) (cos t e + sin t f) for orthonormal e and f,
     D^2 (w / norm(w)) [v, v] = -norm(v)^2 / r^2 (sin^2 t e + sin 2t f), whose norm is norm(v)^2 / r^2 times
     sin t sqrt(4 - 3 sin^2 t) <= 2 / sqrt(3), at sin^2 t = 2/3.
+
+    Modulus: rho / sqrt(eps)
+    At a known input: sqrt(n) s sqrt(2 / (1 + sqrt(1 - s^2))) with s = rho / R
+    Source: here
     """
 
     input_shape: Shape
@@ -98,8 +102,9 @@ class Standardize(Layer):
         return torch.where(size < (2.0**60 if unit == UNIT32 else 2.0**500), found, most)
 
     def interval(self, *boxes: Box) -> Box:
-        """Each output increases in its own z, and its size decreases in the others' sizes.
+        """The ends in z itself, for the least or the largest sum of the others' squares.
 
+        Each output increases in its own z, and its size decreases in the others' sizes:
         y_i = sqrt(n) z_i / sqrt(z_i^2 + S + n eps), S the sum of the other squares, which by centring is at least
         z_i^2 / (n - 1) (Cauchy and Schwarz). For a positive end S is as small as can be, for a negative one as large.
         z's own box comes of the sums of ends. Groups are scaled by their largest end, so that no square overflows, and

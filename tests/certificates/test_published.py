@@ -151,3 +151,11 @@ def test_refuses_what_the_paper_does_not_treat(model: nn.Module, example: torch.
     with pytest.raises(pb.UnsupportedLayerError, match=named):
         pb.certify(network, example, pb.Published())
     assert pb.certify(network, example, pb.Lipschitz()).radius.shape == (2,)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU6(), nn.Hardswish(), nn.SELU(), nn.PReLU(4)])
+def test_activations_without_a_second_derivative_are_refused(activation: nn.Module) -> None:
+    """Only ReLU has a stand-in."""
+    network = pb.from_torch(nn.Sequential(nn.Linear(5, 4), activation, nn.Linear(4, 3)), torch.zeros(2, 5))
+    with pytest.raises(pb.UnsupportedLayerError, match="second derivative"):
+        pb.certify(network, torch.randn(2, 5), pb.Published())

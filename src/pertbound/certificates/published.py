@@ -166,8 +166,13 @@ class Published(Estimator):
             return 1.0, 0.0
         if isinstance(activation, ReLU | LeakyReLU):
             low, high = activation.slopes
-            return high, (high - low) * self.relu.curvature
-        return activation.slopes[1], activation.curvature
+            return activation.steepest, (high - low) * self.relu.curvature
+        if not math.isfinite(activation.curvature):
+            raise UnsupportedLayerError(
+                f"Theorem 4.1 needs a second derivative, which {type(activation).__name__} does not have; only ReLU "
+                "has a stand-in here. Use pb.Lipschitz()"
+            )
+        return activation.steepest, activation.curvature
 
     def _slope(self, activation: Activation, z: Tensor) -> Tensor:
         """g'(z), with the stand-in for ReLU."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import datetime, timezone
 from importlib import metadata
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 from pertbound.data import DataSet
 from pertbound.experiments.measure import Measured
 from pertbound.graph import Graph
+from pertbound.layers import Layer
 from pertbound.problem import Guarantee
 from pertbound.sets import Ball
 
@@ -64,7 +66,7 @@ def weights_sha256(network: Graph) -> str:
     digest = hashlib.sha256()
     for node in network.nodes:
         digest.update(f"{type(node.layer).__name__}{node.inputs}{node.name}".encode())
-        for name, value in sorted(vars(node.layer).items()):
+        for name, value in _fields(node.layer):
             if isinstance(value, Tensor):
                 digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
                 digest.update(value.detach().cpu().contiguous().numpy().tobytes())
@@ -89,9 +91,29 @@ _PLAIN_FIELDS = {
     "ceil_mode",
     "count_include_pad",
     "divisor",
+    "low",
+    "high",
+    "alpha",
+    "scale",
+    "width",
+    "eps",
+    "centred",
+    "size",
+    "k",
+    "bounds",
+    "output_padding",
 }
+
+
+def _fields(layer: Layer) -> list[tuple[str, Any]]:
+    """Names and values of what a layer was made of, sorted; what it has computed and kept is not among them."""
+    return sorted(
+        ((f.name, getattr(layer, f.name)) for f in fields(layer)),  # pyright: ignore[reportArgumentType]
+        key=lambda item: item[0],
+    )
 
 
 def parameters(network: Graph) -> int:
     """The number of stored weights."""
-    return sum(v.numel() for node in network.nodes for v in vars(node.layer).values() if isinstance(v, Tensor))
+    stored = (value for node in network.nodes for _, value in _fields(node.layer) if isinstance(value, Tensor))
+    return sum(value.numel() for value in stored if value.is_floating_point())

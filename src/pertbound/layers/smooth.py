@@ -135,12 +135,15 @@ class Smooth(Activation):
         c, rest = form.linear, region.value
         slope = self.derivative(rest)
         rise = c * slope - line
-        bow, usable = wide(curvature, rise), torch.ones_like(c, dtype=torch.bool)
-        for sign, bend in zip((1, -1), self.bends, strict=True):
-            if bend != 0:  # infinite where a kink is the wrong way round
-                here = c * sign > 0
-                usable = usable & ~here if math.isinf(bend) else usable
-                bow = bow if math.isinf(bend) else torch.where(here, bow - c.abs() * abs(bend), bow)
+        below, above = self.bends
+        usable = None  # or where no kink is the wrong way round
+        if -below == above:
+            bow = wide(curvature, rise) - c.abs() * above
+        else:
+            finite = [0.0 if math.isinf(bend) else abs(bend) for bend in (below, above)]
+            bow = wide(curvature, rise) - torch.where(c > 0, c * finite[0], c * -finite[1])
+            if math.isinf(below) or math.isinf(above):
+                usable = c <= 0 if math.isinf(below) else c >= 0
         if form.curvature is not None:
             bow = bow - wide(form.curvature, bow) * self.steepest**2 * (1 + 1e-9)
         low, high = region.box.lower - rest, region.box.upper - rest
@@ -150,11 +153,11 @@ class Smooth(Activation):
             d = torch.where(bow > 0, vertex, ends)
         found = rise * d + bow / 2 * d * d
         if d.dtype != torch.float64:
-            return torch.where(usable, found, -math.inf)
+            return found if usable is None else torch.where(usable, found, -math.inf)
         off = self._rounded(c, slope, line)
         missed = torch.where(bow > 0, (off + UNIT64 * rise.abs()).square() / bow.clamp_min(1e-300), 0.0)
         found = found - off * (low.abs() + high.abs()) - missed
-        return torch.where(usable, found, -math.inf)
+        return found if usable is None else torch.where(usable, found, -math.inf)
 
 
 def unit_of(like: Tensor) -> float:

@@ -105,6 +105,23 @@ def _batch_norm(opset: int) -> Case:
     return [node("BatchNormalization", "x s b m v", "y", epsilon=1e-3)], ("N", 3, 2, 2), arrays
 
 
+def _gelu(opset: int) -> Case:
+    """x (1 + erf(x / sqrt 2)) / 2, one operator after the other."""
+    nodes = [
+        node("Div", "x root", "d"), node("Erf", "d", "e"), node("Add", "e one", "a"), node("Mul", "x a", "m"),
+        node("Mul", "m half", "y"),
+    ]  # fmt: skip
+    return nodes, ("N", 4), {n: np.array(v, np.float32) for n, v in (("root", 2**0.5), ("one", 1), ("half", 0.5))}
+
+
+def _half_gelu(opset: int) -> Case:
+    nodes = [
+        node("Mul", "x half", "h"), node("Mul", "x root", "d"), node("Erf", "d", "e"), node("Add", "one e", "a"),
+        node("Mul", "h a", "y"),
+    ]  # fmt: skip
+    return nodes, ("N", 4), {n: np.array(v, np.float32) for n, v in (("root", 0.5**0.5), ("one", 1), ("half", 0.5))}
+
+
 def _residual(opset: int) -> Case:
     return [node("Relu", "x", "r"), node("Sub", "r x", "d"), node("Sum", "d r x", "y")], ("N", 4), {}
 
@@ -232,7 +249,21 @@ CASES: dict[str, Callable[[int], Case]] = {
         [node("ConvTranspose", "x w b", "y", strides=[2, 2], pads=[1, 0, 1, 0], output_padding=[1, 0])],
         (1, 3, 3, 4), {"w": weights(3, 2, 3, 2), "b": weights(2)},
     ),
-    "absolute": _unary("Abs"),
+    **{kind: _unary(kind) for kind in ("Abs", "Elu", "Celu", "Selu", "HardSwish", "Mish", "Gelu")},
+    "gelu by tanh": _unary("Gelu", approximate="tanh"),
+    "gelu written out": _gelu,
+    "gelu from its half": _half_gelu,
+    "silu": lambda opset: ([node("Sigmoid", "x", "s"), node("Mul", "s x", "y")], ("N", 5), {}),
+    "square": lambda opset: ([node("Pow", "x c", "y")], ("N", 4), {"c": np.array(2.0, np.float32)}),
+    "layer norm": lambda opset: (
+        [node("LayerNormalization", "x s b", "y", axis=2)], ("N", 2, 3, 4), {"s": weights(3, 4), "b": weights(3, 4)}
+    ),
+    "group norm": lambda opset: (
+        [node("GroupNormalization", "x s b", "y", num_groups=2)], (1, 4, 3), {"s": weights(4), "b": weights(4, seed=1)}
+    ),
+    "instance norm": lambda opset: (
+        [node("InstanceNormalization", "x s b", "y")], (1, 2, 3, 4), {"s": weights(2), "b": weights(2, seed=1)}
+    ),
     "prelu of channels": lambda opset: ([node("PRelu", "x s", "y")], ("N", 2, 3), {"s": weights(2, 1) ** 2}),
     "mean": _listed("ReduceMean", 18, "axes", [2, 3], (1, 4, 3, 2), keepdims=0),
     "mean of rows": _listed("ReduceMean", 18, "axes", [1], (1, 4, 3, 2), keepdims=1),
@@ -247,7 +278,14 @@ CASES: dict[str, Callable[[int], Case]] = {
 SINCE = {
     **{"batch norm": 14, "constants": 9, "computed shape": 11, "relu by maximum": 8, "minimum": 8, "expand": 8},
     **{"pad by reflection": 11, "pad by a number": 11, "resize": 13, "upsample": 9},
-    **{"depth to space by columns": 11, "maximum of values": 8, "mean of values": 8},
+    **{"Celu": 12, "HardSwish": 14, "Mish": 18, "Gelu": 20, "gelu by tanh": 20, "layer norm": 17, "group norm": 21},
+    **{
+        "depth to space by columns": 11,
+        "maximum of values": 8,
+        "mean of values": 8,
+        "gelu written out": 9,
+        "gelu from its half": 9,
+    },
 }
 UNTIL = {"upsample": 9}
 """Operator sets before which the evaluator, or an operator in the model, does not exist."""
@@ -299,6 +337,14 @@ def test_whole_networks(tmp_path: Path) -> None:
             computed_alike(source, tmp_path / "net.onnx")
 
 
+def test_local_response_normalisation(tmp_path: Path) -> None:
+    """The evaluator leaves the last channel of each window out; onnxruntime and the specification do not."""
+    path = written(model([node("LRN", "x", "y", size=3, alpha=0.1, bias=1.5)], (1, 5, 2, 2)), tmp_path)
+    x = torch.randn(1, 5, 2, 2)
+    expected = torch.nn.functional.local_response_norm(x, 3, 0.1, 0.75, 1.5)
+    assert torch.allclose(pb.from_onnx(path)(x), expected.flatten(1), atol=1e-6)
+
+
 def test_padding_may_cut(tmp_path: Path) -> None:
     """The evaluator does not read negative pads; onnxruntime, which every graph is held against, does."""
     source = model([node("Pad", "x p", "y")], (1, 5), {"p": np.array([0, -1, 0, 2])})
@@ -341,6 +387,7 @@ def test_the_vnncomp_networks_load_and_certify(data_root: Path) -> None:
 REFUSED: dict[str, tuple[Nodes, tuple[Any, ...], dict[str, Any], str]] = {
     "operator": ([node("Tan", "x", "y")], ("N", 4), {}, r"node 'the tan' \(Tan\).*'Tan'.*Supported are "),
     "softmax inside": ([node("Softmax", "x", "s"), node("Relu", "s", "y")], ("N", 4), {}, "very end"),
+    "error function": ([node("Erf", "x", "y")], ("N", 4), {}, "only within GELU"),
     "two values": ([node("Relu", "x", "r"), node("MatMul", "x r", "y")], (1, 4, 4), {}, "stored matrix"),
     "value as weight": ([node("Gemm", "w x", "y")], (1, 4), {"w": weights(2, 1)}, "input 0 must depend"),
     "training": ([node("BatchNormalization", "x s s s s", "y a b", training_mode=1)], ("N", 2), {"s": weights(2)},

@@ -40,5 +40,6 @@ def from_onnx(path: Path | str) -> Graph:
         graph = Graph(parts.nodes, shape, dtype=file.dtype, original=original)
         require_agreement(graph, parts.finish, original, torch.zeros(2, *shape, dtype=file.dtype))
     except PertboundError as error:
-        raise type(error)(f"{path}: {error}") from error
+        said = str(error).encode("unicode_escape").decode()  # names are the file's: a terminal must not obey them
+        raise type(error)(f"{path}: {said}") from error
     return graph

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from pertbound.errors import UnsupportedLayerError
+from pertbound.frontends import onnx_patterns
 from pertbound.frontends.conversion import Probabilities, Value
 from pertbound.frontends.onnx_constants import Op
+from pertbound.frontends.onnx_normalising import NORMALISING
 from pertbound.frontends.onnx_reader import Handler, Reader
 from pertbound.frontends.onnx_shapes import SHAPES, axis_of, permuted
 from pertbound.frontends.onnx_windows import WINDOWS
-from pertbound.frontends.operators import HANDLERS
 
 
 def _same(reader: Reader, op: Op) -> Any:
@@ -42,6 +43,11 @@ def _with(target: str, **options: tuple[str, float | str]) -> Handler:
         return reader.call(op, target, self=reader.value(op, 0), **given)
 
     return handler
+
+
+def _selu(reader: Reader, op: Op) -> Value:
+    alpha, gamma = op.get("alpha", 1.67326319217681884765625), op.get("gamma", 1.05070102214813232421875)
+    return reader.call(op, "aten.elu.default", self=reader.value(op, 0), alpha=alpha, scale=gamma, input_scale=1.0)
 
 
 def _prelu(reader: Reader, op: Op) -> Value:
@@ -94,7 +100,18 @@ def _clamped(reader: Reader, op: Op, value: Value, low: float | None, high: floa
 
 
 def _arithmetic(target: str) -> Handler:
-    return lambda reader, op: reader.call(op, target, self=op.input(0), other=op.input(1))
+    def handler(reader: Reader, op: Op) -> Any:
+        found = onnx_patterns.arithmetic(reader, op)
+        return reader.call(op, target, self=op.input(0), other=op.input(1)) if found is None else found
+
+    return handler
+
+
+def _pow(reader: Reader, op: Op) -> Value:
+    exponent = reader.constant(op, 1)
+    if exponent.numel() != 1:
+        raise UnsupportedLayerError(f"{op.where}: only one exponent for all entries is read")
+    return reader.call(op, "aten.pow.Tensor_Scalar", self=reader.value(op, 0), exponent=exponent.item())
 
 
 def _sum(reader: Reader, op: Op) -> Any:
@@ -142,24 +159,6 @@ def _matmul(reader: Reader, op: Op) -> Value:
     raise UnsupportedLayerError(f"{op.where}: only products of a value and a stored matrix have a bound here")
 
 
-def _batch_norm(reader: Reader, op: Op) -> Value:
-    if op.get("training_mode", 0) or any(op.outputs[1:]) or not op.get("spatial", 1):
-        raise UnsupportedLayerError(f"{op.where} normalises by the batch itself; export the model in evaluation mode")
-    weight, bias, mean, variance = (reader.constant(op, position) for position in range(1, 5))
-    return reader.call(
-        op,
-        "aten.batch_norm.default",
-        input=reader.value(op, 0),
-        weight=weight,
-        bias=bias,
-        running_mean=mean,
-        running_var=variance,
-        training=False,
-        momentum=0.1,
-        eps=float(op.get("epsilon", 1e-5)),
-    )
-
-
 def _reduce(reader: Reader, op: Op) -> Value:
     """Means, sums and extremes over dimensions of a sample."""
     value = reader.value(op, 0)
@@ -189,35 +188,32 @@ _REDUCTIONS = {
     "ReduceMax": "aten.amax.default",
     "ReduceMin": "aten.amin.default",
 }
-_ENTRYWISE = {
-    kind: kind.lower()
-    for kind in (
-        *("Relu", "Sigmoid", "Tanh", "Softplus", "Softsign", "Selu", "HardSwish", "Mish", "Neg", "Abs", "Exp", "Log"),
-        *("Sqrt", "Erf", "Reciprocal", "Sin", "Cos", "Atan"),
-    )
-}
-"""ONNX's name and PyTorch's, of which those that have a handler are read."""
+_ENTRYWISE = ("Relu", "Sigmoid", "Tanh", "Softplus", "HardSwish", "Mish", "Neg", "Abs")
 
 
 OPERATORS: dict[str, Handler] = {
     **WINDOWS,
     **SHAPES,
+    **NORMALISING,
     **dict.fromkeys(("Identity", "Dropout", "Cast"), _same),
-    **{kind: _plain(f"aten.{name}.default") for kind, name in _ENTRYWISE.items() if f"aten.{name}" in HANDLERS},
+    **{kind: _plain(f"aten.{kind.lower()}.default") for kind in _ENTRYWISE},
+    "Selu": _selu,
     "LeakyRelu": _with("aten.leaky_relu.default", negative_slope=("alpha", 0.01)),
-    **({"Elu": _with("aten.elu.default", alpha=("alpha", 1.0))} if "aten.elu" in HANDLERS else {}),
-    **({"Gelu": _with("aten.gelu.default", approximate=("approximate", "none"))} if "aten.gelu" in HANDLERS else {}),
+    "Elu": _with("aten.elu.default", alpha=("alpha", 1.0)),
+    "Celu": _with("aten.celu.default", alpha=("alpha", 1.0)),
+    "Gelu": _with("aten.gelu.default", approximate=("approximate", "none")),
     "PRelu": _prelu,
     "HardSigmoid": _hard_sigmoid,
     "Clip": _clip,
     "Max": _extreme,
     "Min": _extreme,
     **{kind: _arithmetic(f"aten.{kind.lower()}.Tensor") for kind in ("Add", "Sub", "Mul", "Div")},
+    "Pow": _pow,
+    "Erf": onnx_patterns.erf,
     "Sum": _sum,
     "Mean": _sum,
     "Gemm": _gemm,
     "MatMul": _matmul,
-    "BatchNormalization": _batch_norm,
     **dict.fromkeys(_REDUCTIONS, _reduce),
     "Softmax": _softmax,
     "LogSoftmax": _softmax,

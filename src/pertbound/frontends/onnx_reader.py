@@ -64,6 +64,8 @@ class Reader:
         self.converter = Converter(program, HANDLERS)
         self.file, self._operators = file, operators
         self._work, self._calls, self._end = 0.0, 0, time.monotonic() + MOST_SECONDS
+        self.made: dict[str, tuple[str, tuple[Any, ...]]] = {}
+        """By the node that gives a value: the operator that it came of, and its inputs."""
         self._values: dict[str, Any] = {**file.tensors, file.input: self.converter.values["x"]}
 
     @property
@@ -121,6 +123,8 @@ class Reader:
         results = found if isinstance(found, tuple) else (found,)
         for name, result in zip(op.outputs, results, strict=False):
             self._values[name] = result
+            if isinstance(result, Value):
+                self.made.setdefault(result.node, (op.kind, op.inputs))
 
     def spend(self, op: Op, work: float) -> None:
         """Refuse files that are made to take for ever."""
@@ -139,6 +143,10 @@ class Reader:
         call = Call(f"{op.kind.lower()}_{self._calls}", target, arguments, op.where)
         self.converter.read(call)
         return self.converter.values[call.name]
+
+    def has(self, operator: str) -> bool:
+        """Whether there is a handler for an ATen operator, given as aten.name."""
+        return operator in HANDLERS
 
     def move(self, op: Op, target: str, value: Value, shape: Sequence[int], /, **arguments: Any) -> Any:
         """The same for one that moves or repeats a value's entries, into samples of that shape (or a smaller one)."""

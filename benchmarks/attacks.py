@@ -30,6 +30,7 @@ def against_peers(data_dir: Path, peers_dir: Path) -> dict[str, Any]:
     for name in SDP_CROWN:
         found = peer(name, data_dir, peers_dir)
         entry: dict[str, Any] = {}
+        _timed(found, UNIT, found.x, pb.Ball())  # the first one is slower
         for key, within in (("attack", pb.Ball()), ("attack_box", pb.Ball(box=BOX))):
             theirs = found.of(key)
             rows = (~theirs.isnan()).nonzero().flatten()
@@ -44,8 +45,9 @@ def against_peers(data_dir: Path, peers_dir: Path) -> dict[str, Any]:
         for p in (2.0, math.inf, 1.0):
             within = pb.Ball(p=p)
             _, unit = _timed(found, UNIT, found.x[:SAMPLES], within)
-            best, _ = _timed(found, ENSEMBLE, found.x[:SAMPLES], within)
-            for method in ATTACKS.values():
+            best, seconds = _timed(found, ENSEMBLE, found.x[:SAMPLES], within)
+            entry[f"ensemble, mean {within.norm_name}"] = f"{float(best.mean()):.4g} (time {seconds / unit:.2g})"
+            for method in (a for a in ATTACKS.values() if a != ENSEMBLE):
                 distance, seconds = _timed(found, method, found.x[:SAMPLES], within)
                 said = f"{float((distance / best).mean()):.3f} (time {seconds / unit:.2g})"
                 entry[f"{method.name} / ensemble, {within.norm_name}"] = said

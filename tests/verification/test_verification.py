@@ -76,7 +76,7 @@ def test_robustness_against_exact_minima(generator: torch.Generator) -> None:
         low, high = (x - side).double()[0], (x + side).double()[0]
         exact = smallest_perturbation(network, x[0], label, p=math.inf, box=(low, high)).distance_upper
         claim = robustness(low, high, label, network.classes)
-        verdict = pb.verify(network, claim, seconds=3.0)
+        verdict = pb.verify(network, claim, seconds=20.0)
         assert verdict.answer in (UNKNOWN, HOLDS if math.isinf(exact) else VIOLATED), (trial, exact)
         if verdict.answer is VIOLATED:
             assert verdict.counterexample is not None
@@ -121,7 +121,7 @@ def test_linear_conditions_against_grids() -> None:
             for one in condition:
                 every &= sum(float(c) * values[:, i] for i, c in one.coefficients) < float(one.bound) - 1e-5
             shown |= every
-        verdict = pb.verify(network, claim, seconds=2.0)
+        verdict = pb.verify(network, claim, seconds=20.0)
         assert not (shown.any() and verdict.answer is HOLDS), seed
         assert shown.any() or verdict.answer is not UNKNOWN, seed
         if verdict.answer is VIOLATED:

@@ -79,7 +79,7 @@ def closed_brackets(data_dir: Path, samples: int = 100, seconds: float = 15.0) -
     """The network 784-50-50-10: how many of the first samples' brackets branch and bound closes to one percent."""
     model, shape = load_model(CHECKPOINTS / "mlp_mnist.safetensors", "mlp")
     network = pb.from_torch(model, torch.zeros(2, *shape))
-    x = load("mnist", data_dir, limit=samples).inputs
+    x = load("mnist", data_dir, limit=samples).inputs[:]
     upper = pb.attack(network, x, pb.DDN(restarts=4, targets=4)).distance
     start = time.perf_counter()
     parts = [

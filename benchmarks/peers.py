@@ -67,7 +67,7 @@ def _lenet(name: str, data_dir: Path) -> tuple[nn.Module, Tensor]:
         nn.Linear(500, 10),
     )
     model.load_state_dict(weights)
-    return model, load(dataset, data_dir).inputs
+    return model, load(dataset, data_dir).inputs[:]
 
 
 def _sdp_crown(name: str, data_dir: Path) -> tuple[nn.Module, Tensor]:

@@ -33,6 +33,7 @@ from pertbound.certificates import (
 )
 from pertbound.compare import compare
 from pertbound.comparison import Comparison
+from pertbound.data import DataSet
 from pertbound.errors import (
     ConversionError,
     DataError,
@@ -47,6 +48,7 @@ from pertbound.frontends import from_onnx, from_pt2, from_torch
 from pertbound.frontends.vnnlib import Property, read_vnnlib
 from pertbound.graph import Graph
 from pertbound.layer_loss import LayerFactors, LayerLosses, layer_factors, layer_losses
+from pertbound.preprocessing import preprocessed
 from pertbound.problem import Certified, Estimate, Guarantee, Witness
 from pertbound.sets import Ball
 from pertbound.verification import Answer, Counterexample, Verdict, verify
@@ -67,6 +69,7 @@ __all__ = [
     "CurvatureFree",
     "DDN",
     "DataError",
+    "DataSet",
     "DeepFool",
     "Ensemble",
     "Estimate",
@@ -104,6 +107,7 @@ __all__ = [
     "from_torch",
     "layer_factors",
     "layer_losses",
+    "preprocessed",
     "read_vnnlib",
     "verify",
 ]

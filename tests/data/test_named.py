@@ -62,5 +62,5 @@ def test_an_own_file_has_no_training_split(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["imagenet", "", "MNIST", "data.npy"])
 def test_an_unknown_name_lists_the_choices(name: str):
-    with pytest.raises(DataError, match=r"mnist, cifar10, digits, or the path of a \.npz file"):
+    with pytest.raises(DataError, match=r"choices are mnist, cifar10, digits, .* a folder of images"):
         load(name)

@@ -212,6 +212,8 @@ def test_properties_that_do_not_fit_are_refused(generator: torch.Generator, tmp_
     best = int(softmax(torch.zeros(1, 2, 2)).argmax())
     assert pb.verify(softmax, robustness(point, point, best, 3)).answer is HOLDS
     assert pb.verify(softmax, robustness(point, point, (best + 1) % 3, 3)).answer is VIOLATED
+    with pytest.raises(pb.PropertyError, match="ends in a softmax"):
+        pb.verify(pb.preprocessed(softmax, scale=2), parse_vnnlib(box_text(point, point, 3) + "(assert (>= Y_0 0.9))"))
 
 
 def test_counterexamples_are_run_through_onnxruntime(tmp_path: Path, generator: torch.Generator) -> None:

@@ -23,6 +23,7 @@ from rich.text import Text
 from pertbound.experiments.measure import OnProgress
 from pertbound.records import Run
 from pertbound.report import summary, violations
+from pertbound.report.about import units
 
 _BADGES = {"certified": "green", "estimate": "yellow", "witness": "cyan"}
 
@@ -58,7 +59,6 @@ def progress(to: Console) -> Generator[OnProgress, None, None]:
 
 def print_summary(to: Console, run: Run) -> None:
     """One line for each method, the number of violations, and what the figures mean."""
-    scale = float(run.about.get("data", {}).get("pixel_scale", 1.0))
     norm = str(run.about.get("norm", "L2"))
     table = Table(title=Text(str(run.about.get("title", "Run"))), title_justify="left")
     for column in ("method", "kind"):
@@ -76,8 +76,8 @@ def print_summary(to: Console, run: Run) -> None:
             *(_number(value) for value in numbers),
         )
     to.print(table)
-    units = "the classifier's input" if scale == 1.0 else f"the classifier's input (times {scale:g} for pixel values)"
-    to.print(f"Distances are {norm}, in units of {units}.")
+    said = f"Distances are {norm}, in units of {units(run)}."
+    to.print(said, markup=False, highlight=False, soft_wrap=True)
     if run.about.get("accuracy") is not None:
         to.print(f"Accuracy on these samples: {run.about['accuracy']:.2%}.")
     for method, count in violations(run).items():

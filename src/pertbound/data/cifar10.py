@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import lzma
 import tarfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pertbound.data.dataset import DataSet
+from pertbound.data.cifar_binary import unpacked
+from pertbound.data.dataset import DataSet, pixel_units
 from pertbound.data.download import Download, fetch
 from pertbound.errors import DataError
-from pertbound.records import write_whole
 
 URLS: tuple[str, ...] = ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",)
 """The authors' archive of the binary batches."""
@@ -71,6 +69,7 @@ def load_cifar10(
         positions=torch.arange(len(records)),
         notes=notes if rough else (),
         source=", ".join(str(path) for path in paths),
+        units=pixel_units(255),
     )
 
 
@@ -84,11 +83,7 @@ def _find(folder: Path, name: str) -> Path | None:
 
 def _records(path: Path) -> NDArray[np.uint8]:
     size = PER_BATCH * _RECORD
-    try:
-        with _open(path) as stream:
-            content = stream.read(size + 1)
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"cannot read {path}: {error}; the file is damaged, fetch it again") from error
+    content = unpacked(path, size + 1)
     if len(content) != size:
         problem = "is truncated" if len(content) < size else "has bytes left over"
         raise DataError(f"{path} {problem}: {PER_BATCH} images take {size} bytes, got {len(content)}")
@@ -96,12 +91,6 @@ def _records(path: Path) -> NDArray[np.uint8]:
     if records[:, 0].max() > 9:
         raise DataError(f"{path} holds the label {records[:, 0].max()}, and CIFAR-10's go from 0 to 9")
     return records
-
-
-def _open(path: Path) -> IO[bytes]:
-    if path.suffix == ".gz":
-        return cast(IO[bytes], gzip.open(path))
-    return lzma.open(path) if path.suffix == ".xz" else path.open("rb")
 
 
 def _not_exact(path: Path, name: str) -> list[int]:
@@ -134,6 +123,8 @@ def _download(folder: Path, urls: Sequence[str], remedy: str, on_progress: Calla
 
 def _unpack(archive: Path, folder: Path) -> None:
     """Write the six batches of `archive` to `folder`, under names of our own choice, and nothing else."""
+    from pertbound.records import write_whole  # here, because it loads pyarrow
+
     wanted = {f"{_FOLDER}/{name}.bin": folder / f"{name}.bin" for name in (*_TEST, *_TRAIN)}
     try:
         folder.mkdir(exist_ok=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from pertbound.data.dataset import DataSet
+from pertbound.data.dataset import DataSet, pixel_units
 
 TRAINING_IMAGES = 1437
 """How many of the 1797 images are for training; the other 360 are for testing."""
@@ -36,4 +36,5 @@ def load_digits(*, train: bool) -> DataSet:
         positions=positions,
         notes=(),
         source="sklearn.datasets.load_digits",
+        units=pixel_units(16),
     )

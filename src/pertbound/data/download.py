@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pertbound.errors import DataError
-from pertbound.records import write_whole
 
 _BLOCK = 1 << 16
 
@@ -54,6 +53,8 @@ class _GivenUpError(Exception):
 
 
 def _try(url: str, file: Download, path: Path, on_progress: Callable[[int], None] | None) -> str | None:
+    from pertbound.records import write_whole  # here, because it loads pyarrow
+
     try:
         write_whole(path, lambda temporary: _receive(url, file, temporary, on_progress))
     except _GivenUpError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from pertbound.data.dataset import DataSet
+from pertbound.data.dataset import DataSet, pixel_units
 from pertbound.data.download import Download, fetch
 from pertbound.data.idx import read_idx
 from pertbound.errors import DataError, InputError
@@ -60,6 +60,7 @@ def load_mnist(
             positions=torch.arange(len(pixels)),
             notes=(),
             source=f"{pixels_at}, {labels_at.name}",
+            units=pixel_units(255),
         )
     except InputError as error:
         raise DataError(f"{pixels_at} and {labels_at} do not belong together: {error}") from error

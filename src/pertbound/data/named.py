@@ -1,4 +1,4 @@
-"""A data set by its name, as the command line's `--data` gives it."""
+"""A data set by its name or its path, as the command line's `--data` gives it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from pertbound.data.arrays import load_npz
+from pertbound.data import cifar_binary, huggingface, idx
+from pertbound.data.arrays import load_npy, load_npz
 from pertbound.data.cifar10 import load_cifar10
 from pertbound.data.dataset import DataSet
 from pertbound.data.digits import load_digits
+from pertbound.data.folder import load_folder
+from pertbound.data.images import Images
 from pertbound.data.mnist import load_mnist
 from pertbound.errors import DataError
 
 FOLDER_VARIABLE = "PERTBOUND_DATA"
 """The environment variable that names the folder of data sets; `data` in the working folder otherwise."""
 
-CHOICES = "mnist, cifar10, digits, or the path of a .npz file"
+CHOICES = (
+    "mnist, cifar10, digits, hf:NAME, or the path of a .npz file, a .npy file, an IDX file "
+    "(...-images-idx3-ubyte[.gz]), a CIFAR binary file (.bin[.gz|.xz]), or a folder of images"
+)
 """What `load` takes, in words."""
 
 _MARKS = {
@@ -33,26 +39,71 @@ def load(
     limit: int | None = None,
     download: bool = True,
     on_progress: Callable[[int], None] | None = None,
+    images: Images | None = None,
 ) -> DataSet:
-    """The data set `mnist`, `cifar10` or `digits`, or the one in a `.npz` file.
+    """The data set `mnist`, `cifar10` or `digits`, one of Hugging Face's (`hf:NAME`), or the one in a file or a folder.
 
     `folder` holds the files of MNIST or CIFAR-10, itself or in its `mnist` or `cifar10`; without one it is
     the environment's `PERTBOUND_DATA`, or `data` in the working folder. What is absent is downloaded there,
-    where allowed. A `.npz` file has no split, so `train` must be false. `limit` keeps the first inputs only.
+    where allowed. A user's own files have no split, so `train` must be false. `limit` keeps the first inputs only.
+    `images` says what is done to images in files. Raises `DataError`.
     """
-    if name_or_path == "digits":
-        data = load_digits(train=train)
-    elif name_or_path == "mnist":
-        data = load_mnist(_place(folder, "mnist"), train=train, download=download, on_progress=on_progress)
-    elif name_or_path == "cifar10":
-        data = load_cifar10(_place(folder, "cifar10"), train=train, download=download, on_progress=on_progress)
-    elif name_or_path.endswith(".npz"):
-        if train:
-            raise DataError(f"{name_or_path} has no training split: a .npz file is one data set; leave train out")
-        data = load_npz(Path(name_or_path))
-    else:
-        raise DataError(f"no data set {name_or_path!r}; the choices are {CHOICES}")
+    data = _named(name_or_path, folder, train, download, on_progress)
+    if data is None:
+        data = _own(name_or_path, train, limit, images or Images())
+    elif images is not None:
+        _require_as_they_are(name_or_path, images)
     return data if limit is None else data.limit(limit)
+
+
+def _named(
+    name: str, folder: Path | None, train: bool, download: bool, on_progress: Callable[[int], None] | None
+) -> DataSet | None:
+    if name == "digits":
+        return load_digits(train=train)
+    if name == "mnist":
+        return load_mnist(_place(folder, "mnist"), train=train, download=download, on_progress=on_progress)
+    if name == "cifar10":
+        return load_cifar10(_place(folder, "cifar10"), train=train, download=download, on_progress=on_progress)
+    return None
+
+
+def _own(name: str, train: bool, limit: int | None, images: Images) -> DataSet:
+    """A user's own data, by what its path is, or how it ends."""
+    if name.startswith(huggingface.PREFIX):
+        return huggingface.load_huggingface(name.removeprefix(huggingface.PREFIX), images, train=train)
+    path = Path(name)
+    if name and path.is_dir():
+        if any((path / marker).is_file() for marker in huggingface.SAVED):
+            return huggingface.load_huggingface(name, images, train=train)
+        if any(path.glob(_MARKS["cifar10"][0])):
+            _require_as_they_are(name, images)
+            return load_cifar10(path, train=train, download=False)
+        _require_no_split(name, train)
+        return load_folder(path, images, limit=limit)
+    readers: tuple[tuple[bool, Callable[[Path], DataSet]], ...] = (
+        (name.endswith(".npz"), load_npz),
+        (name.endswith(".npy"), load_npy),
+        (idx.NAME.fullmatch(path.name) is not None, idx.load_idx),
+        (name.endswith(cifar_binary.ENDINGS), cifar_binary.load_cifar_binary),
+    )
+    read = next((reader for fits, reader in readers if fits), None)
+    if read is None or not (path.is_file() or name.endswith(".npz")):
+        absent = "" if path.exists() else ", and no such file or folder"
+        raise DataError(f"no data set {name!r}{absent}; the choices are {CHOICES}")
+    _require_as_they_are(name, images)
+    _require_no_split(name, train)
+    return read(path)
+
+
+def _require_as_they_are(name: str, images: Images) -> None:
+    if str(images):
+        raise DataError(f"{name} has no image files: its images are neither resized nor cropped")
+
+
+def _require_no_split(name: str, train: bool) -> None:
+    if train:
+        raise DataError(f"{name} has no training split: a file or a folder is one data set; leave train out")
 
 
 def _place(folder: Path | None, name: str) -> Path:

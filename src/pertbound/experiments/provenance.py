@@ -17,6 +17,7 @@ from pertbound.data import DataSet
 from pertbound.experiments.measure import Measured
 from pertbound.graph import Graph
 from pertbound.layers import Layer
+from pertbound.preprocessing import declared
 from pertbound.problem import Guarantee
 from pertbound.sets import Ball
 
@@ -38,13 +39,19 @@ def about_run(
         "command": command,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "complete": measured.complete,
-        "model": {"name": model_name, "sha256": weights_sha256(network), "parameters": parameters(network)},
+        "model": {
+            "name": model_name,
+            "sha256": weights_sha256(network),
+            "parameters": parameters(network),
+            "preprocessing": declared(network),
+        },
         "data": {
             "name": data.name,
             "sha256": data.sha256(),
             "samples": len(data),
             "input_shape": list(data.inputs.shape[1:]),
             "pixel_scale": data.pixel_scale,
+            "units": data.units,
             "notes": list(data.notes),
             "source": data.source,
         },

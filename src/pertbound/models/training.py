@@ -16,11 +16,17 @@ from pertbound.models.augmentation import flip, shift
 from pertbound.models.initialise import initialise
 
 
+class Sliced(Protocol):
+    """Inputs (N, *shape), a tensor or read slice by slice."""
+
+    def __getitem__(self, rows: slice | Tensor, /) -> Tensor: ...
+
+
 class Labelled(Protocol):
     """What training reads of a data set: inputs (N, *shape) and one class per input."""
 
     @property
-    def inputs(self) -> Tensor: ...  # noqa: D102
+    def inputs(self) -> Sliced: ...  # noqa: D102
     @property
     def labels(self) -> Tensor | None: ...  # noqa: D102
 
@@ -132,7 +138,8 @@ def accuracy(model: nn.Module, data: Labelled, batch: int = 1000) -> float:
     mode = model.training
     model.eval()
     right = 0
-    for images, wanted in zip(data.inputs.split(batch), labels.split(batch), strict=True):
+    for start in range(0, len(labels), batch):
+        images, wanted = data.inputs[start : start + batch], labels[start : start + batch]
         right += int((model(images.to(device)).argmax(1).cpu() == wanted).sum())
     model.train(mode)
     return right / len(labels)

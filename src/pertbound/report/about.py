@@ -79,6 +79,17 @@ def pixel_scale(run: Run) -> float | None:
     return scale if scale is not None and scale > 0 else None
 
 
+def units(run: Run) -> str:
+    """What distances are in units of: the raw input, in the words of its data set, and what the model makes of it."""
+    words, scale, first = text(run, "data", "units"), pixel_scale(run), text(run, "model", "preprocessing")
+    taken = f", which the model takes as {first}" if first else ""
+    if words:
+        return f"the raw input ({words}){taken}"
+    times = "" if scale in (None, 1) else f" (1 unit is {scale:g} pixel units)"
+    whose = "the raw input" if first else "the classifier's input"
+    return f"{whose}{times}{taken}"
+
+
 def norm(run: Run) -> str:
     """The norm that distances are in, as a reader knows it: L1, L2 or L∞."""
     name = run.about.get("norm", "L2")

@@ -66,7 +66,7 @@ def sentences(of: Comparison) -> list[str]:
     found += [_cost(pair) for pair in of.pairs if pair.cost is not None]
     scale = of.pixel_scale
     pixels = "" if scale is None or scale == 1 else f" (times {scale:g} for the data's own)"
-    found.append(f"Radii are {of.norm} over {of.domain}, in units of the classifier's input{pixels}.")
+    found.append(f"Radii are {of.norm} over {of.domain}, in units of the raw input{pixels}.")
     if of.against_labels:
         found.append("Against labels: a misclassified sample has radius 0.")
     return found + list(of.notes)

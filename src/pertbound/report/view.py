@@ -70,7 +70,7 @@ class View:
     data: Markup
     facts: list[about.Fact]
     guarantee: str
-    scale: str
+    units: str
     glance: list[str]
 
     @property
@@ -88,7 +88,7 @@ def view(run: Run, title: str, name: str) -> View:
     notes = [f"About the data: {note}" for note in stored] if isinstance(stored, list) else []
     if about.entry(run, "complete") is False:
         notes.insert(0, f"This run was stopped early: it covers {counted} only.")
-    scale, walls, columns, summaries = about.pixel_scale(run), shown(run), sample_columns(run), summary(run)
+    walls, columns, summaries = shown(run), sample_columns(run), summary(run)
     slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60] or name
 
     def picture(plate: Plate) -> Picture:
@@ -120,7 +120,7 @@ def view(run: Run, title: str, name: str) -> View:
         data=Markup(as_json(columns)),
         facts=about.facts(run),
         guarantee=about.text(run, "guarantee").replace("Linf", "L∞"),
-        scale="" if scale is None else f"{scale:g}",
+        units=about.units(run),
         glance=_glance(run, counted),
     )
 

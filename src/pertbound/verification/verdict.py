@@ -12,7 +12,6 @@ from typing import final
 import torch
 
 from pertbound.errors import InputError, PropertyError
-from pertbound.frontends.onnx_runtime import OnnxRuntime
 from pertbound.frontends.vnnlib import Property
 from pertbound.graph import Graph
 from pertbound.verification.branches import Branches
@@ -155,7 +154,7 @@ def _require_fit(network: Graph, claim: Property) -> None:
             f"the property is about {claim.inputs} inputs and {claim.outputs} outputs, the network has {inputs} and "
             f"{network.classes}; do they belong together?"
         )
-    if isinstance(network.original, OnnxRuntime) and network.original.softmax:
+    if getattr(network.original, "softmax", None) is True:  # an ONNX model, preprocessed or not
         for one in (one for case in claim.cases for condition in case.conditions for one in condition):
             if one.bound != 0 or sorted(factor for _, factor in one.coefficients) != [-1, 1]:
                 raise PropertyError(

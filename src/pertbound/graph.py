@@ -144,6 +144,28 @@ class Graph:
         nodes = [replace(node, layer=converted(node.layer)) for node in self.nodes]
         return Graph(nodes, self.input_shape, dtype=dtype, original=self.original, rounded=self.rounded)
 
+    def to(self, device: torch.device | str) -> Graph:
+        """The same classifier on another device, its original too; this one where it is there already.
+
+        Raises `InputError` where there is no such device.
+        """
+        try:
+            place = torch.zeros(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"there is no device {str(device)!r} here: {str(error).splitlines()[0]}") from error
+        if place == self.device:
+            return self
+
+        def moved(layer: Layer) -> Layer:
+            tensors = {f.name: getattr(layer, f.name) for f in fields(layer)}  # pyright: ignore[reportArgumentType]
+            changed = {name: value.to(place) for name, value in tensors.items() if isinstance(value, Tensor)}
+            return replace(layer, **changed) if changed else layer  # pyright: ignore[reportArgumentType]
+
+        nodes = [replace(node, layer=moved(node.layer)) for node in self.nodes]
+        original, here = self.original, self.device
+        there = None if original is None else lambda x: original(x.to(here)).to(place)
+        return Graph(nodes, self.input_shape, dtype=self.dtype, original=there, rounded=self.rounded)
+
     def derive(self, compute: Callable[[Graph], T]) -> T:
         """compute(self), computed once for this graph and kept."""
         if compute not in self._derived:

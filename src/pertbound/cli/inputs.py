@@ -12,6 +12,7 @@ from pertbound.errors import InputError, ModelFileError, RunError
 from pertbound.frontends import from_onnx, from_pt2, from_torch
 from pertbound.graph import Graph
 from pertbound.models import load_model
+from pertbound.store import holds_run
 
 
 def read_network(path: Path, architecture: str | None) -> Graph:
@@ -54,10 +55,15 @@ def read_data(name: str, folder: Path | None, limit: int | None, network: Graph)
     return data
 
 
-def require_free(out: Path, overwrite: bool) -> None:
+def require_free(out: Path, overwrite: bool, resume: bool = False) -> None:
     """Refuse a folder that already holds a run, before any work is done."""
-    if (out / "rows.parquet").exists() and not overwrite:
-        raise RunError(f"{out} already holds a run; name another --out, or add --overwrite to replace it")
+    if resume and overwrite:
+        raise InputError("--resume goes on with a run and --overwrite replaces it: give one of them")
+    if holds_run(out) and not overwrite and not resume:
+        raise RunError(
+            f"{out} already holds a run; name another --out, or add --resume to go on with it, or --overwrite to "
+            "replace it"
+        )
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file; --out needs a folder")
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pertbound.data.dataset import DataSet
 from pertbound.data.download import Download, fetch
 from pertbound.errors import DataError
-from pertbound.records import write_whole
+from pertbound.store import write_whole
 
 URLS: tuple[str, ...] = ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",)
 """The authors' archive of the binary batches."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pertbound.errors import DataError
-from pertbound.records import write_whole
+from pertbound.store import write_whole
 
 _BLOCK = 1 << 16
 

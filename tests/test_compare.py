@@ -13,7 +13,7 @@ import pytest
 
 import pertbound as pb
 from comparing import run, shuffled
-from pertbound import records
+from pertbound import store
 from pertbound.comparison import Comparison, MoreSamples, Pair, Tighten, Verdict
 from pertbound.comparison.telling import rate
 from pertbound.records import CERTIFIED, WITNESS, Run
@@ -200,7 +200,7 @@ def test_bad_arguments_are_refused() -> None:
 
 def test_folders_are_read_and_named(tmp_path: Path) -> None:
     for name, one in (("x/bracket", A), ("y/bracket", B), ("z", B)):
-        records.write(tmp_path / name, one)
+        store.write(tmp_path / name, one)
     assert [m.name for m in pb.compare([tmp_path / "x/bracket", tmp_path / "z"]).models] == ["bracket", "z"]
     same = pb.compare([tmp_path / "x/bracket", str(tmp_path / "y/bracket")])
     assert [m.name for m in same.models] == [str(tmp_path / "x/bracket"), str(tmp_path / "y/bracket")]

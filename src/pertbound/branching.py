@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pertbound.ascent import Ascent, Items, Variables, numbered
-from pertbound.forms import Signs, wide
+from pertbound.forms import Signs, norms, wide
 from pertbound.graph import INPUT, Graph
 from pertbound.layers.piecewise import TwoPieces
 from pertbound.leaves import smallest
@@ -28,10 +28,16 @@ from pertbound.regions import cut, empty, met
 SMALL = 256
 """Where all nodes have at most so many entries together, domains have boxes of their own and multipliers of a convex
 program before anything climbs: a network's inputs are then so few that most patterns of signs are those of no input."""
-AHEAD, AHEAD_SMALL = 1.1, 1.5
+AHEAD, AHEAD_SMALL = 1.1, 1.15
 """Regions are built for this many times the radius that is certified, until all of a sample's domains reach that."""
 FIRST = 32
 """Domains that are split at first, until it is known how long one takes."""
+PROBES = 6
+"""Inputs that are tried on the way through each domain's worst input, from its radius to what is asked about."""
+STEPS = 12
+"""Steps from the nearest of these towards the nearest misclassified input."""
+CELLS = 1000
+"""Cells into which undecided entries may cut the input space for later entries to wait for them."""
 SAME = 0.999
 """Radii that differ by less are not worth a split."""
 
@@ -197,7 +203,8 @@ class Branching:
         rows = ((radius < items.reach * SAME) & ~piece).nonzero().flatten()
         if len(rows):
             radius[rows] = torch.maximum(radius[rows], self._climbed(items, domains, rows, guess, steps))
-        return replace(domains, radius=radius, entry=self._loosest(items, domains.variables, radius), reach=items.reach)
+        entry = self._loosest(domains.sample, items, domains.variables, radius)
+        return replace(domains, radius=radius, entry=entry, reach=items.reach)
 
     def _on_one_piece(self, items: Items) -> Tensor:
         """Where no layer's relaxation is loose, (items,) bool."""
@@ -215,7 +222,7 @@ class Branching:
         reach = torch.minimum(root.to(torch.float64) * 1.001, items.reach)
         return items.proved(variables, numbered(reach), reach)
 
-    def _loosest(self, items: Items, variables: Variables, radius: Tensor) -> Tensor:
+    def _loosest(self, sample: Tensor, items: Items, variables: Variables, radius: Tensor) -> Tensor:
         """The entry at which each item's bound loses most, counted as in `Domains.entry`."""
         if not self._sources:
             return torch.full(radius.shape, -1, device=radius.device)
@@ -224,6 +231,8 @@ class Branching:
         with torch.no_grad():
             ground = items.ground(variables)
             values = self._worst(items, ground.form.linear, radius)
+            if self.own is not None:
+                self._seek(sample, items, values[INPUT])
             for node in self.rest.graph.nodes:
                 source = self._reads.get(node.name)
                 if source is None or node.name not in ground.forms:
@@ -237,13 +246,62 @@ class Branching:
                 free = node.layer.undecided(region.box)
                 score = torch.where(free, loose.nan_to_num(0.0).clamp(1e-30, 1e30), 0.0)
                 scores[source] = torch.maximum(scores[source], score)
-            if self.own is not None:  # rows of signs are exact where all before them have a sign
-                passed = torch.zeros_like(radius, dtype=torch.bool)
-                for name in self._sources:
-                    scores[name] = scores[name].masked_fill(wide(passed, scores[name]), 0.0)
-                    passed = passed | (scores[name] > 0).flatten(1).any(1)
+            if self.own is not None:
+                self._early_first(scores)
             best, entry = torch.cat([scores[name].flatten(1) for name in self._sources], 1).max(1)
             return torch.where(best > 0, entry, -1)
+
+    def _early_first(self, scores: dict[str, Tensor]) -> None:
+        """Leave the earliest layer with undecided entries alone where these cut the input space into few cells only:
+        rows of signs are exact where all before them have a sign, and so few cells are soon looked at one by one.
+        """
+        dimension = self.rest.x[0].numel()
+        passed = torch.zeros(len(next(iter(scores.values()))), dtype=torch.bool, device=self.rest.x.device)
+        for name in self._sources:
+            scores[name] = scores[name].masked_fill(wide(passed, scores[name]), 0.0)
+            count = (scores[name] > 0).flatten(1).sum(1)
+            cells = sum((_choose(count, i) for i in range(min(dimension, 8) + 1)), torch.zeros_like(passed).double())
+            passed = passed | ((count > 0) & (cells <= CELLS))
+
+    def _seek(self, sample: Tensor, items: Items, worst: Tensor) -> None:
+        """Lower `upper` to misclassified inputs on the way from samples through `worst`, and near those: nothing
+        beyond is to be proved, and regions for less are tighter.
+        """
+        ball, graph, x = self.views.ball, self.rest.graph, items.regions[INPUT].value
+        far = torch.full((len(sample),), torch.finfo(x.dtype).max / 4, dtype=torch.float64, device=x.device)
+        ends, reference = ball.bounds(x, far), self.reference[sample]
+
+        def seen(z: Tensor) -> Tensor:
+            """Distances of misclassified inputs, infinite for others."""
+            other = graph.run(z.to(graph.dtype)).argmax(1) != reference
+            return ball.norms(z.double() - x.double()).masked_fill(~other, torch.inf)
+
+        move = worst - x
+        most = self.reach[sample] / ball.norms(move).clamp_min(1e-30)
+        best, nearest = seen(x), x
+        for part in range(PROBES):
+            by = (most ** (part / (PROBES - 1))).to(x.dtype)
+            z = torch.minimum(torch.maximum(x + wide(by, move) * move, ends.lower), ends.upper)
+            size = seen(z)
+            nearest, best = torch.where(wide(size < best, x), z, nearest), torch.minimum(size, best)
+        z = nearest
+        for _ in range(STEPS if bool((best < self.upper[sample]).any()) else 0):
+            with torch.enable_grad():
+                leaf = z.detach().to(graph.dtype).requires_grad_(True)
+                logits = graph.run(leaf)
+                own = logits.gather(1, reference[:, None]).squeeze(1)
+                margin = own - logits.scatter(1, reference[:, None], -torch.inf).amax(1)
+                (g,) = torch.autograd.grad(margin.sum(), leaf)
+            # the input nearest to x at which the margin, if it were affine, would vanish
+            size = norms(g).to(x.dtype).clamp_min(1e-30)
+            needed = (((z - x) * g).flatten(1).sum(1) - margin.to(x.dtype)) / size * 1.0005
+            y = torch.minimum(torch.maximum(x + wide(needed / size, g) * g, ends.lower), ends.upper)
+            size = seen(y)
+            better = size < best
+            nearest, best = torch.where(wide(better, x), y, nearest), torch.minimum(size, best)
+            z = torch.where(wide(better, x), y, (y + nearest) / 2)
+        self.upper = torch.maximum(self.upper.scatter_reduce(0, sample, best, "amin"), self.lower)
+        self.reach = torch.minimum(self.reach, self.upper)
 
     def _split(self, domains: Domains) -> tuple[Domains, Domains]:
         """Both halves of each domain, and those domains that nothing is left to split in."""
@@ -272,3 +330,11 @@ class Branching:
 
         self.rest.graph.run((x + move).to(self.rest.graph.dtype), keep)
         return {name: value.to(x.dtype) for name, value in values.items()}
+
+
+def _choose(n: Tensor, k: int) -> Tensor:
+    """Binomial coefficients, float64."""
+    n = n.to(torch.float64)
+    return torch.exp(torch.lgamma(n + 1) - math.lgamma(k + 1) - torch.lgamma(n - k + 1)).where(
+        n >= k, torch.zeros_like(n)
+    )

@@ -263,7 +263,8 @@ def _radii(radii: Sequence[float]) -> tuple[float, ...]:
 def _named(runs: Sequence[Run | str | os.PathLike[str]], names: Sequence[str] | None) -> list[Named]:
     """The runs, read where they are folders, under names that differ."""
     from pertbound.comparison.comparable import Named, entry
-    from pertbound.records import Run, read
+    from pertbound.records import Run
+    from pertbound.store import read
 
     if isinstance(runs, (str, os.PathLike, Run)) or len(runs) < 2:
         raise InputError("a comparison needs two runs at least")

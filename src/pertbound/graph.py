@@ -144,12 +144,51 @@ class Graph:
         nodes = [replace(node, layer=converted(node.layer)) for node in self.nodes]
         return Graph(nodes, self.input_shape, dtype=dtype, original=self.original, rounded=self.rounded)
 
+    def to(self, device: torch.device | str) -> Graph:
+        """The same classifier on another device, its original too; this one where it is there already.
+
+        Raises `InputError` where there is no such device.
+        """
+        try:
+            place = torch.zeros(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"there is no device {str(device)!r} here: {str(error).splitlines()[0]}") from error
+        if place == self.device:
+            return self
+
+        def moved(layer: Layer) -> Layer:
+            tensors = {f.name: getattr(layer, f.name) for f in fields(layer)}  # pyright: ignore[reportArgumentType]
+            changed = {name: value.to(place) for name, value in tensors.items() if isinstance(value, Tensor)}
+            return replace(layer, **changed) if changed else layer  # pyright: ignore[reportArgumentType]
+
+        nodes = [replace(node, layer=moved(node.layer)) for node in self.nodes]
+        original = None if self.original is None else Elsewhere(self.original, self.device)
+        return Graph(nodes, self.input_shape, dtype=self.dtype, original=original, rounded=self.rounded)
+
     def derive(self, compute: Callable[[Graph], T]) -> T:
         """compute(self), computed once for this graph and kept."""
         if compute not in self._derived:
             with torch.inference_mode(False):  # what is kept may be used with gradients later
                 self._derived[compute] = compute(self)
         return self._derived[compute]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Elsewhere:
+    """A model that stays on its device, as one of inputs on any."""
+
+    model: Callable[[Tensor], Tensor]
+    device: torch.device
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The model's outputs, where x is."""
+        return self.model(x.to(self.device)).to(x.device)
+
+    @property
+    def softmax(self) -> bool:
+        """Whether the model says that its outputs are probabilities, while those of its graph are logits."""
+        return bool(getattr(self.model, "softmax", False))
 
 
 def in_float64(graph: Graph) -> Graph:

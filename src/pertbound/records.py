@@ -1,33 +1,17 @@
 """Rows: what every command writes and every report reads. One row per sample and method.
 
-A run is a folder:
-
-- `rows.parquet`: the rows, in the columns of `SCHEMA`;
-- `run.json`: what was asked: model, data, options, versions, and the units of distances;
-- `witnesses.npz` (optional): `sample`, `original`, `adversarial`, `new_class`: the input behind the nearest witness of
-  each sample, and the class that it gets;
-- `layers.json` (optional): what each layer's step costs on some samples, as `experiments/layers.py` writes it:
-  `losses` (`LayerLosses`) and `factors` (`LayerFactors`), each with `nodes`, `layers` and `sample`.
-
 Distances are in the units of the classifier's input (`run.json` says how many of the data's own pixel
-units one of them is, under `pixel_scale`). Nothing here knows torch.
+units one of them is, under `pixel_scale`). Nothing here knows torch, or files: `store.py` does.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pertbound.errors import RunError
 
@@ -58,6 +42,54 @@ SCHEMA = pa.schema([pa.field(name, kind, metadata={"doc": text}) for name, kind,
 """The columns; each field's metadata says what it holds."""
 
 
+@final
+class Witnesses(Mapping[str, np.ndarray]):
+    """The inputs behind witnesses, in parts that are read when they are asked for.
+
+    `sample`, `original`, `adversarial`, `new_class`: the nearest witness of each sample, and the class that it gets.
+    """
+
+    def __init__(self, parts: Sequence[Mapping[str, np.ndarray]]) -> None:
+        self._parts = tuple(parts)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if not self._parts:
+            raise KeyError(name)
+        return np.concatenate([part[name] for part in self._parts])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts[0] if self._parts else ())
+
+    def __len__(self) -> int:
+        return len(self._parts[0]) if self._parts else 0
+
+    def take(self, places: Sequence[int]) -> dict[str, np.ndarray]:
+        """The same arrays at those places only, in that order; parts without any of them are not read."""
+        ends = np.cumsum([len(part["sample"]) for part in self._parts])
+        wanted = np.asarray(places, np.int64)
+        of = np.searchsorted(ends, wanted, side="right")
+        pieces: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+        for number in dict.fromkeys(of.tolist()):
+            part, (rows,) = self._parts[number], np.nonzero(of == number)
+            inside = wanted[rows] - (ends[number] - len(part["sample"]))
+            pieces.append((rows, {name: part[name][inside] for name in part}))
+        order = np.argsort(np.concatenate([rows for rows, _ in pieces])) if pieces else np.empty(0, np.int64)
+        return {name: np.concatenate([piece[name] for _, piece in pieces])[order] for name in self} if pieces else {}
+
+
+@final
+@dataclass(frozen=True)
+class Shard:
+    """What was found out about some consecutive samples of a run.
+
+    `witnesses` are arrays as in `Witnesses`, empty for none; `made` says how: device, threads, versions.
+    """
+
+    rows: pa.Table
+    witnesses: Mapping[str, np.ndarray] = field(default_factory=dict)
+    made: Mapping[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Run:
     """A run in memory: its rows, what was asked, and (where kept) the inputs behind its witnesses and `layers.json`."""
@@ -81,74 +113,11 @@ def table(columns: Mapping[str, Sequence[Any] | np.ndarray]) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
 
 
-def write(folder: Path, run: Run) -> None:
-    """Write a run folder. Each file appears whole or not at all; `rows.parquet` comes last.
-
-    Raises `RunError` when the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("witnesses.npz", "layers.json"):  # those of a run that this one replaces
-            (folder / name).unlink(missing_ok=True)
-        if run.witnesses:
-            write_whole(folder / "witnesses.npz", lambda path: _save_arrays(path, run.witnesses))
-        write_layers(folder, run.layers)
-        text = json.dumps(run.about, indent=2, sort_keys=True) + "\n"
-        write_whole(folder / "run.json", lambda path: path.write_text(text, encoding="utf-8"))
-        write_whole(folder / "rows.parquet", lambda path: pq.write_table(run.rows, path))
-    except OSError as error:
-        raise RunError(f"cannot write the run folder {folder}: {error}") from error
-
-
-def write_layers(folder: Path, layers: Mapping[str, Any]) -> None:
-    """Write `layers.json` into a run folder, unless there is nothing to say. Raises `RunError` where that fails."""
-    if not layers:
-        return
-    text = json.dumps(layers) + "\n"
-    try:
-        write_whole(folder / "layers.json", lambda path: path.write_text(text, encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"cannot write {folder / 'layers.json'}: {error}") from error
-
-
-def read(folder: Path) -> Run:
-    """Read a run folder. Raises `RunError` when it is not one."""
-    try:
-        rows = pq.read_table(folder / "rows.parquet")
-        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        layers: Any = {}
-        if (folder / "layers.json").exists():
-            layers = json.loads((folder / "layers.json").read_text(encoding="utf-8"))
-        witnesses: dict[str, np.ndarray] = {}
-        if (folder / "witnesses.npz").exists():
-            with np.load(folder / "witnesses.npz", allow_pickle=False) as stored:
-                witnesses = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, pa.ArrowException) as error:
-        raise RunError(
-            f"{folder} is not a run folder ({error}); expected rows.parquet and run.json as written by "
-            "`pertbound certify|attack|bracket|demo|reproduce --out`"
-        ) from error
-    if "l1" not in rows.column_names:  # runs of version 0.1, which knew L2 only
-        rows = rows.append_column(SCHEMA.field("l1"), pa.nulls(len(rows), pa.float64()))
-    missing = set(SCHEMA.names) - set(rows.column_names)
-    if missing:
-        raise RunError(f"{folder / 'rows.parquet'} lacks the columns {sorted(missing)}")
-    return Run(rows, about, witnesses, layers if isinstance(layers, dict) else {})
-
-
-def write_whole(path: Path, write_to: Callable[[Path], object]) -> None:
-    """Call `write_to` with a temporary name beside `path`, then rename: readers never see half a file."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write_to(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    with path.open("wb") as stream:
-        np.savez_compressed(stream, allow_pickle=False, **arrays)
+def measured(rows: pa.Table) -> dict[str, Any]:
+    """What follows from the rows and is said with them: `accuracy` (None without labels) and `seconds` by method."""
+    label, predicted = rows.column("label"), rows.column("predicted")
+    known = len(rows) > 0 and label.null_count == 0
+    right = np.mean(label.to_numpy() == predicted.to_numpy()) if known else None
+    sums = rows.group_by("method", use_threads=False).aggregate([("seconds", "sum")])
+    seconds = dict(zip(sums.column("method").to_pylist(), sums.column("seconds_sum").to_pylist(), strict=True))
+    return {"accuracy": None if right is None else float(right), "seconds": seconds}

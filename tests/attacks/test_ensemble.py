@@ -95,7 +95,7 @@ def test_the_usual_members_are_made_for_the_norm(p: float) -> None:
 
 
 def test_a_bracket_and_a_run_take_it(tmp_path: Any) -> None:
-    from pertbound.experiments.measure import rows_of
+    from pertbound.experiments.work import rows_of
 
     graph = plane()
     both = pb.bracket(graph, torch.zeros(2, 2), attacks=(pb.Ensemble(),))

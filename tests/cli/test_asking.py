@@ -14,14 +14,14 @@ import torch
 from torch import nn
 
 import pertbound as pb
-from pertbound import records
+from pertbound import records, store
 from pertbound.data import DataSet
 
 LIMIT = 20
 KEYS = {
-    "title", "command", "created", "complete", "model", "data", "options", "versions", "accuracy", "guarantee",
-    "norm", "seconds",
+    "title", "command", "created", "model", "data", "options", "versions", "guarantee", "norm", "shards", "sources",
 }  # fmt: skip
+DERIVED = {"accuracy", "complete", "seconds"}
 
 
 def asked(files: Path, out: Path, **changes: object) -> list[object]:
@@ -35,11 +35,13 @@ def asked(files: Path, out: Path, **changes: object) -> list[object]:
 
 def read(out: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The columns of the rows, whose schema is checked, and the run's description."""
-    rows = pq.read_table(out / "rows.parquet")
-    assert rows.schema.equals(records.SCHEMA, check_metadata=True)
     about = json.loads((out / "run.json").read_text(), parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
     assert set(about) == KEYS
-    return {name: np.array(rows.column(name).to_pylist()) for name in rows.column_names}, about
+    run = store.read(out)
+    assert run.rows.schema.equals(records.SCHEMA, check_metadata=True)
+    assert pq.read_table(out / "rows").num_rows == len(run.rows), "any reader of Parquet sees the same rows"
+    assert set(run.about) == KEYS | DERIVED
+    return {name: np.array(run.rows.column(name).to_pylist()) for name in run.rows.column_names}, dict(run.about)
 
 
 def test_certify_writes_one_certified_row_for_each_sample(
@@ -50,9 +52,9 @@ def test_certify_writes_one_certified_row_for_each_sample(
     assert done.code == 0
     assert done.err == ""
     assert "lipschitz" in done.out
-    assert str(out / "rows.parquet") in done.out
+    assert str(out) in done.out
     rows, about = read(out)
-    assert sorted(path.name for path in out.iterdir()) == ["rows.parquet", "run.json"]
+    assert sorted(path.name for path in out.iterdir()) == [".lock", "rows", "run.json"]
     assert rows["sample"].tolist() == digits.positions[:LIMIT].tolist()
     assert digits.labels is not None
     assert rows["label"].tolist() == digits.labels[:LIMIT].tolist()
@@ -72,7 +74,8 @@ def test_certify_writes_one_certified_row_for_each_sample(
     assert about["data"]["input_shape"] == [1, 8, 8]
     assert about["data"]["pixel_scale"] == 16.0
     assert about["options"] == {
-        "methods": ["lipschitz"], "norm": "l2", "box": None, "seconds": 1.0, "steps": 60, "labels": False
+        "methods": ["lipschitz"], "norm": "l2", "box": None, "seconds": 1.0, "steps": 60, "labels": False,
+        "batch_size": 500,
     }  # fmt: skip
     assert about["norm"] == "L2"
     assert about["command"].startswith("pertbound certify --model")
@@ -111,10 +114,11 @@ def test_attack_keeps_every_witness_and_each_is_misclassified(
     assert all(value is None for value in rows["linf"][~found])
     assert set(rows["method"]) == {"fgs"}
     assert about["options"] == {
-        "attacks": ["fgs"], "norm": "l2", "box": [0.0, 1.0], "max_epsilon": 0.5, "labels": False
+        "attacks": ["fgs"], "norm": "l2", "box": [0.0, 1.0], "max_epsilon": 0.5, "labels": False,
+        "batch_size": 500,
     }  # fmt: skip
-    with np.load(out / "witnesses.npz", allow_pickle=False) as kept:
-        sample, original, adversarial = kept["sample"], kept["original"], kept["adversarial"]
+    kept = store.read(out).witnesses
+    sample, original, adversarial = kept["sample"], kept["original"], kept["adversarial"]
     assert sample.tolist() == rows["sample"][found].tolist()
     place = {int(position): i for i, position in enumerate(digits.positions)}
     chosen = [place[int(position)] for position in sample]
@@ -135,7 +139,7 @@ def test_an_attack_that_finds_nothing_says_so(cli: Any, files: Path, tmp_path: P
     rows, _ = read(tmp_path / "out")
     assert set(rows["guarantee"]) == {"none"}
     assert set(rows["l2"]) == {None}
-    assert not (tmp_path / "out" / "witnesses.npz").exists()
+    assert not (tmp_path / "out" / "witnesses").exists()
     assert "fgs" in done.out
 
 
@@ -228,8 +232,8 @@ def test_folders_of_any_name(cli: Any, files: Path, tmp_path: Path, name: str) -
     out = tmp_path / name
     done = cli("certify", *asked(files, out, limit=2))
     assert done.code == 0
-    assert (out / "rows.parquet").exists()
-    assert str(out / "rows.parquet") in done.out
+    assert (out / "rows").exists()
+    assert str(out) in done.out
     done = cli("report", out)
     assert done.code == 0
     assert str(out / "index.html") in done.out
@@ -268,7 +272,13 @@ def test_an_interruption_keeps_whole_batches(
     rows, about = read(tmp_path / "out")
     assert len(rows["sample"]) == 3 * 16  # two attacks and a certificate
     assert about["complete"] is False
+    assert "--resume" in done.out
     assert cli("report", tmp_path / "out").code == 0
+    monkeypatch.undo()
+    assert cli("bracket", *asked(files, tmp_path / "out", batch_size=8), "--resume").code == 0
+    rows, about = read(tmp_path / "out")
+    assert len(rows["sample"]) == 3 * LIMIT
+    assert about["complete"] is True
 
 
 def test_an_interruption_before_the_first_batch_writes_nothing(
@@ -280,7 +290,7 @@ def test_an_interruption_before_the_first_batch_writes_nothing(
     monkeypatch.setattr(pb.FastGradientSign, "candidates", interrupted)
     done = cli("attack", *asked(files, tmp_path / "out", attack="fgs"))
     assert done.code == 130
-    assert not (tmp_path / "out" / "rows.parquet").exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

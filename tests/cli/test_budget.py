@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from pertbound import records
+from pertbound import store
 from pertbound.cli.main import app
 
 CHECKPOINT = Path(__file__).parents[2] / "checkpoints" / "mlp_mnist.safetensors"
@@ -26,7 +26,7 @@ def _run(out: Path, *more: str) -> object:
 def test_two_rows_for_each_sample(tmp_path: Path) -> None:
     done = _run(tmp_path / "run")
     assert done.exit_code == 0, done.output  # type: ignore[attr-defined]
-    run = records.read(tmp_path / "run")
+    run = store.read(tmp_path / "run")
     rows = run.rows.to_pylist()
     assert len(rows) == 6
     for sample in range(3):

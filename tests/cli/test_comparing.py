@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from comparing import DATA, run
-from pertbound import records
+from pertbound import store
 from pertbound.records import Run
 
 
@@ -19,7 +19,7 @@ def folders(tmp_path: Path) -> list[Path]:
     """Two models that can be told apart, and another that cannot."""
     radii = np.random.default_rng(0).uniform(1, 2, 60)
     for name, scale, certified in (("strong", 3.0, 0.9), ("weak", 1.0, 0.9), ("open", 3.0, 0.05)):
-        records.write(tmp_path / name, run(scale * certified * radii, scale * radii, name))
+        store.write(tmp_path / name, run(scale * certified * radii, scale * radii, name))
     return [tmp_path / name for name in ("strong", "weak", "open")]
 
 
@@ -87,7 +87,7 @@ def test_what_cannot_be_compared_is_refused(cli: Any, folders: list[Path], tmp_p
     assert "not a run folder" in refused(cli, strong, tmp_path / "nowhere")
     for name, changes in (("norm", {"norm": "L1"}), ("data", {"data": DATA | {"sha256": "x", "name": "mnist"}})):
         other = run([1.0], [2.0], "b", **changes)
-        records.write(tmp_path / name, Run(other.rows, other.about))
+        store.write(tmp_path / name, Run(other.rows, other.about))
         assert f"the {name}" in refused(cli, strong, tmp_path / name).replace("different data", "the data")
     assert "--same-data" in refused(cli, strong, tmp_path / "data")
     assert cli("compare", strong, tmp_path / "data", "--same-data").code == 0

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 
 import pertbound as pb
-from pertbound.cli.inputs import read_data, read_images, read_network, read_preprocessing
+from pertbound.cli.inputs import read_images, read_preprocessing
 from pertbound.data import DataSet, Images
 from pertbound.errors import InputError
+from pertbound.experiments.sources import read_data, read_network
 from pertbound.preprocessing import Preprocessing
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
 
+from pertbound import store
 from pertbound.models import load_model
 
 CHECKPOINTS = Path(__file__).parents[2] / "checkpoints"
@@ -76,9 +76,9 @@ def test_the_demo_trains_brackets_and_reports(cli: Any, tmp_path: Path) -> None:
     done = cli("demo", "--out", tmp_path / "demo")
     assert done.code == 0
     assert "Violations of certificates: 0" in done.out
-    rows = pq.read_table(tmp_path / "demo" / "rows.parquet").to_pydict()
+    rows = store.read(tmp_path / "demo").rows.to_pydict()
     assert len(rows["sample"]) == 5 * 360
-    about = json.loads((tmp_path / "demo" / "run.json").read_text())
+    about = store.read(tmp_path / "demo").about
     assert about["accuracy"] > 0.93
     assert about["options"]["seed"] == 0
     assert (tmp_path / "demo" / "index.html").is_file()
@@ -110,7 +110,7 @@ def test_reproducing_the_paper_on_a_few_real_images(cli: Any, data_root: Path, t
     assert "Violations of certificates: 0" in done.out
     assert "accuracy" in done.out
     assert str(out / "index.html") in done.out
-    rows = pq.read_table(out / "rows.parquet").to_pydict()
+    rows = store.read(out).rows.to_pydict()
     names = ["fgs", "lipschitz", "published(softplus sharpness=10)", "published(curvature-free)"]
     assert sorted(set(rows["method"])) == sorted(names)
     assert rows["sample"] == list(range(20)) * 4
@@ -118,13 +118,14 @@ def test_reproducing_the_paper_on_a_few_real_images(cli: Any, data_root: Path, t
         ("lipschitz", "certified"),
         (names[2], "estimate"),
     }
-    about = json.loads((out / "run.json").read_text())
+    about = store.read(out).about
     assert about["data"]["pixel_scale"] == 255.0
     assert about["data"]["input_shape"] == [1, 28, 28]
     assert about["model"]["parameters"] == 431080
     assert about["complete"] is True
     model, _ = load_model(CHECKPOINT, "lenet")
-    with np.load(out / "witnesses.npz") as kept, torch.no_grad():
+    kept = store.read(out).witnesses
+    with torch.no_grad():
         new = model(torch.from_numpy(kept["adversarial"])).argmax(1).tolist()
         reference = dict(zip(rows["sample"], rows["reference"], strict=True))
         assert all(reference[int(s)] != c for s, c in zip(kept["sample"], new, strict=True))

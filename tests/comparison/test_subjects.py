@@ -11,7 +11,7 @@ import pytest
 
 import pertbound as pb
 from comparing import DATA, run
-from pertbound import records
+from pertbound import records, store
 from pertbound.records import ESTIMATE, Run
 
 A, B = run([1.0, 1.0], [2.0, 2.0], "a"), run([1.0, 1.0], [2.0, 2.0], "b")
@@ -115,7 +115,7 @@ def test_interrupted_runs_are_named() -> None:
 
 
 def test_the_same_run_twice_is_refused(tmp_path: Any) -> None:
-    records.write(tmp_path / "a", Run(A.rows, {}))
+    store.write(tmp_path / "a", Run(A.rows, {}))
     with pytest.raises(pb.RunError, match="given more than once"):
         pb.compare([tmp_path / "a", tmp_path / "a"])
     with pytest.raises(pb.RunError, match="weights are the same"):

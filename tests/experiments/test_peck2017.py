@@ -12,7 +12,7 @@ from torch import nn
 import pertbound as pb
 from pertbound.data import DataSet
 from pertbound.experiments import peck2017
-from pertbound.experiments.measure import Measured
+from pertbound.experiments.work import collect
 from pertbound.models import Recipe, lenet, load_model, save_checkpoint
 
 MNIST = peck2017.SETTINGS["mnist"]
@@ -101,29 +101,11 @@ class Small(nn.Sequential):
 @pytest.mark.parametrize("labels", [True, False])
 def test_a_run_measures_everything_and_describes_itself(labels: bool) -> None:
     torch.manual_seed(0)
-    measured = Measured(12, peck2017.KEPT_WITNESSES)
-    run = peck2017.run(MNIST, Small().eval(), noise(12, labels=labels), measured, batch_size=5, command="pertbound x")
+    work = peck2017.work_for(Small().eval(), noise(12, labels=labels), batch_size=5)
+    run = collect(work, peck2017.about(MNIST, work, "pertbound x"))
     assert run.rows.num_rows == 4 * 12
     assert run.about["complete"] is True
     assert run.about["command"] == "pertbound x"
     assert "MNIST" in run.about["title"]
     assert (run.about["accuracy"] is None) == (not labels)
     assert set(run.about["seconds"]) == {method.name for method in peck2017.methods()} | {"operator norms"}
-
-
-def test_an_interrupted_run_holds_whole_batches_or_is_given_up() -> None:
-    torch.manual_seed(0)
-
-    def after(count: int) -> Any:
-        def tell(stage: str, done: int, total: int) -> None:
-            if done >= count and stage == "fgs":
-                raise KeyboardInterrupt
-
-        return tell
-
-    measured = Measured(12, 0)
-    run = peck2017.run(MNIST, Small().eval(), noise(12), measured, batch_size=5, on_progress=after(5))
-    assert run.rows.num_rows == 4 * 5
-    assert run.about["complete"] is False
-    with pytest.raises(KeyboardInterrupt):
-        peck2017.run(MNIST, Small().eval(), noise(12), Measured(12, 0), batch_size=5, on_progress=after(0))

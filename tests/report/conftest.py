@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pertbound import records
+from pertbound import records, store
 from pertbound.records import CERTIFIED, ESTIMATE, NONE, WITNESS, Run
 from pertbound.report import write_report
 
@@ -133,5 +133,5 @@ def ten_thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = np.random.default_rng(0)
     lower = generator.random(10_000)
     folder = tmp_path_factory.mktemp("ten-thousand")
-    records.write(folder, build([("c", CERTIFIED, lower), ("a", WITNESS, lower * (1 + generator.random(10_000)))]))
+    store.write(folder, build([("c", CERTIFIED, lower), ("a", WITNESS, lower * (1 + generator.random(10_000)))]))
     return write_report([folder], folder / "page.html")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from browser import BROWSER, Tab, tab
-from pertbound import records
+from pertbound import store
 from pertbound.records import Run
 from pertbound.report import write_report
 
@@ -46,7 +46,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Generator[Tab]:
 @pytest.fixture(scope="module")
 def written(typical: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("typical")
-    records.write(folder, typical)
+    store.write(folder, typical)
     return write_report([folder], folder / "page.html")
 
 

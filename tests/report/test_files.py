@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pertbound import records
+from pertbound import store
 from pertbound.errors import RunError
 from pertbound.records import CERTIFIED, ESTIMATE, WITNESS, Run
 from pertbound.report.files import write_files
@@ -17,7 +17,7 @@ from pertbound.report.sample_table import as_json, sample_columns
 
 
 def test_every_format_is_written(typical: Run, tmp_path: Path):
-    records.write(tmp_path / "run", typical)
+    store.write(tmp_path / "run", typical)
     paths = write_files([tmp_path / "run"], tmp_path / "out", ["html", "svg", "tex", "md", "csv"])
     assert all(path.is_file() for path in paths)
     names = {path.relative_to(tmp_path / "out").as_posix() for path in paths}
@@ -37,7 +37,7 @@ def test_every_format_is_written(typical: Run, tmp_path: Path):
 
 def test_the_csv_has_exact_values_of_every_sample(make_run: Callable[..., Run], tmp_path: Path):
     run = make_run([("c,d", CERTIFIED, [1 / 3, 0.0]), ("a", WITNESS, [2 / 3, None])])
-    records.write(tmp_path / "run", run)
+    store.write(tmp_path / "run", run)
     write_files([tmp_path / "run"], tmp_path, ["csv"])
     rows = list(csv.reader(io.StringIO((tmp_path / "samples.csv").read_bytes().decode("utf-8"))))
     assert rows == [
@@ -51,9 +51,9 @@ def test_the_csv_has_exact_values_of_every_sample(make_run: Callable[..., Run], 
 
 
 def test_several_runs_have_folders_of_their_own(make_run: Callable[..., Run], tmp_path: Path):
-    records.write(tmp_path / "one" / "run", make_run([("c", CERTIFIED, [0.5])]))
-    records.write(tmp_path / "two" / "run", make_run([("a", WITNESS, [0.5])]))
-    records.write(tmp_path / "three", make_run([("e", ESTIMATE, [0.5])]))
+    store.write(tmp_path / "one" / "run", make_run([("c", CERTIFIED, [0.5])]))
+    store.write(tmp_path / "two" / "run", make_run([("a", WITNESS, [0.5])]))
+    store.write(tmp_path / "three", make_run([("e", ESTIMATE, [0.5])]))
     folders = [tmp_path / "one" / "run", tmp_path / "two" / "run", tmp_path / "three"]
     paths = write_files(folders, tmp_path / "out", ["md", "svg"])
     names = {path.relative_to(tmp_path / "out").as_posix() for path in paths}
@@ -75,7 +75,7 @@ def test_the_pages_data_cannot_end_the_script_and_is_small(make_run: Callable[..
 
 
 def test_unknown_formats_and_folders_that_cannot_be_written_are_refused(typical: Run, tmp_path: Path):
-    records.write(tmp_path / "run", typical)
+    store.write(tmp_path / "run", typical)
     with pytest.raises(RunError, match="bmp"):
         write_files([tmp_path / "run"], tmp_path, ["bmp"])
     (tmp_path / "file").write_text("")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pertbound import records
+from pertbound import records, store
 from pertbound.errors import RunError
 from pertbound.records import CERTIFIED, ESTIMATE, WITNESS, Run
 from pertbound.report import write_report
@@ -54,7 +54,7 @@ class Page(HTMLParser):
 def page_of(folder: Path, *runs: Run) -> Page:
     folders = [folder / f"r{i}" for i in range(len(runs))]
     for path, run in zip(folders, runs, strict=True):
-        records.write(path, run)
+        store.write(path, run)
     written = write_report(folders, folder / "page")
     assert written == folder / "page" / "index.html"
     assert [path.name for path in written.parent.iterdir()] == ["index.html"]
@@ -203,7 +203,7 @@ def test_what_is_no_run_or_cannot_be_written_is_refused(tmp_path: Path):
     assert not (tmp_path / "page").exists()
     with pytest.raises(RunError, match="at least one"):
         write_report([], tmp_path / "page")
-    records.write(tmp_path / "run", Run(records.SCHEMA.empty_table(), {}))
+    store.write(tmp_path / "run", Run(records.SCHEMA.empty_table(), {}))
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write"):
         write_report([tmp_path / "run"], tmp_path / "file" / "deeper")

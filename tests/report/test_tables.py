@@ -10,7 +10,7 @@ from pertbound import records
 from pertbound.errors import RunError
 from pertbound.records import CERTIFIED, ESTIMATE, WITNESS, Run
 from pertbound.report import checks, normalised, summary, violations
-from pertbound.report.samples import brackets
+from pertbound.samples import brackets
 
 
 def test_statistics_are_numpys_over_finite_values(typical: Run):

@@ -17,11 +17,11 @@ from pertbound.cli.show import console
 from pertbound.compare import compare as compare_runs
 from pertbound.comparison import Comparison
 from pertbound.errors import RunError
-from pertbound.records import write_whole
 from pertbound.report.comparison import comparison_figure
 from pertbound.report.comparison_words import accuracy_grid, model_grid, pair_grid, sentences
 from pertbound.report.grid import Grid, to_text
 from pertbound.report.save import save
+from pertbound.store import holds_run, write_whole
 
 _TOLD = "more robust"
 
@@ -108,7 +108,7 @@ def compare(
 def _write(out: Path, found: Comparison, text: str, formats: list[str]) -> list[Path]:
     if out.exists() and not out.is_dir():
         raise RunError(f"{out} is a file; --out needs a folder")
-    if (out / "rows.parquet").exists():
+    if holds_run(out):
         raise RunError(f"{out} holds a run; name another folder for the comparison")
     figures = save(comparison_figure(found), out, "comparison", list(dict.fromkeys(formats)))
     target = out / "comparison.json"

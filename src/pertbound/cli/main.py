@@ -9,6 +9,7 @@ from rich.console import Console
 
 from pertbound.cli.asking import attack, bracket, certify
 from pertbound.cli.comparing import compare
+from pertbound.cli.keeping import check, query
 from pertbound.cli.reporting import report
 from pertbound.cli.studies import demo, reproduce
 from pertbound.cli.verifying import verify
@@ -23,12 +24,12 @@ app = typer.Typer(
     help="How small can an adversarial perturbation of a classifier's input be? From below with a guarantee "
     "(certify), from above with a witness (attack), both at once (bracket). Start with: pertbound demo",
 )
-for command in (demo, certify, attack, bracket, reproduce, report, compare, verify):
+for command in (demo, certify, attack, bracket, reproduce, report, compare, verify, query, check):
     app.command()(command)
 
 
 def run() -> None:
-    """Run the command line. Exit codes: 0 done, 2 bad input or use, 130 interrupted; `verify` has 1 and 3 besides."""
+    """Run the command line. Exit codes: 0 done, 2 bad input or use, 130 interrupted; 1, 3 and 4 as a command says."""
     try:
         app()
     except PertboundError as error:

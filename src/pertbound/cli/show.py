@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import json
+import math
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, final
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -20,7 +27,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from pertbound.experiments.measure import OnProgress
+from pertbound.engine import Failed
+from pertbound.engine.base import said
+from pertbound.experiments.work import OnProgress
 from pertbound.records import Run
 from pertbound.report import summary, violations
 from pertbound.report.about import units
@@ -28,33 +37,46 @@ from pertbound.report.about import units
 _BADGES = {"certified": "green", "estimate": "yellow", "witness": "cyan"}
 
 
-def console() -> Console:
+def console(*, quiet: bool = False) -> Console:
     """Where results are printed: as wide as the terminal, or wide enough for every table when there is none."""
-    standard = Console()
-    return standard if standard.is_terminal else Console(width=150)
+    standard = Console(quiet=quiet)
+    return standard if standard.is_terminal else Console(width=150, quiet=quiet)
 
 
 @contextmanager
-def progress(to: Console) -> Generator[OnProgress, None, None]:
-    """A bar for each stage, with the time left; nothing when the output is not a terminal."""
+def progress() -> Generator[OnProgress, None, None]:
+    """On standard error, a bar for each stage with throughput and the time left; nothing when that is no terminal."""
+    to = Console(stderr=True)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        _Throughput(),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=to, disable=not to.is_terminal, transient=True) as bars:
+    with Progress(*columns, console=to, disable=not to.is_terminal, transient=True, speed_estimate_period=600) as bars:
         tasks: dict[int, TaskID] = {}
 
         def tell(stage: str, done: int, total: int) -> None:
-            if total not in tasks:
-                tasks[total] = bars.add_task(stage, total=total)
+            if total not in tasks:  # what was done before is no sign of how fast it goes
+                tasks[total] = bars.add_task(stage, total=total, completed=done)
             bars.update(tasks[total], description=stage, completed=done)
 
         yield tell
+
+
+@final
+class _Throughput(ProgressColumn):
+    """How many a second, or how many seconds one takes."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("")
+        return Text(f"{speed:,.1f}/s" if speed >= 1 else f"{1 / speed:,.1f} s each")
 
 
 def print_summary(to: Console, run: Run) -> None:
@@ -88,7 +110,28 @@ def print_summary(to: Console, run: Run) -> None:
         bad = sum(count for method, count in violations(run).items() if method in proven)
         to.print(f"Violations of certificates: {bad}.")
     if not run.about.get("complete", True):
-        to.print("[yellow]Interrupted: these are the samples measured before that.[/yellow]")
+        to.print("[yellow]Not finished (interrupted, or shards failed): the samples measured so far.[/yellow]")
+
+
+def print_json(folder: Path, run: Run, failed: Sequence[Failed] = ()) -> None:
+    """The same for scripts, on standard output: numbers, or null where there is none."""
+    lines = [{name: _plain(value) for name, value in asdict(line).items()} for line in summary(run)]
+    found = {
+        "folder": str(folder),
+        "title": run.about.get("title"),
+        "complete": run.about.get("complete", True),
+        "norm": run.about.get("norm", "L2"),
+        "pixel_scale": run.about.get("data", {}).get("pixel_scale", 1.0),
+        "accuracy": run.about.get("accuracy"),
+        "methods": lines,
+        "violations": violations(run),
+        "failed": [{"shard": one.index, "tries": one.tries, "error": said(one.error)} for one in failed],
+    }
+    typer.echo(json.dumps(found, indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _number(value: Any) -> str:

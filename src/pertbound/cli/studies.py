@@ -8,15 +8,17 @@ from typing import Annotated
 
 import typer
 
-from pertbound import records
-from pertbound.cli.asking import DataDir, Limit, Overwrite
+from pertbound import store
 from pertbound.cli.inputs import command_line, require_free
-from pertbound.cli.show import console, print_summary, progress
+from pertbound.cli.options import AsJson, BatchSize, DataDir, Limit, Overwrite, Resume
+from pertbound.cli.running import FAILED
+from pertbound.cli.show import console, print_json, print_summary, progress
 from pertbound.data import load
+from pertbound.engine import Local, drive
 from pertbound.errors import InputError
 from pertbound.experiments import peck2017
 from pertbound.experiments.demo import run_demo
-from pertbound.experiments.measure import Measured
+from pertbound.experiments.layers import by_layer
 from pertbound.models import Progress
 from pertbound.report import write_report
 from pertbound.report.study import write_paper_tables_and_figures
@@ -39,17 +41,18 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Run folder; the report is index.html in it.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the training.")] = 0,
     overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a small network on scikit-learn's digits, bracket every test image, and write a report with pictures.
 
     Example: pertbound demo --out runs/demo
     """
-    screen = console()
+    screen = console(quiet=as_json)
     require_free(out, overwrite)
-    with progress(screen) as tell:
+    with progress() as tell:
         run = run_demo(seed=seed, command=command_line(), on_progress=tell)
-    records.write(out, run)
-    print_summary(screen, run)
+    store.write(out, run)
+    print_json(out, run) if as_json else print_summary(screen, run)
     screen.print(f"Report: {write_report([out], out)}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -62,23 +65,25 @@ def reproduce(
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", help="A trained LeNet; otherwise one is trained (minutes).")
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples computed at once.")] = 500,
+    batch_size: BatchSize = 500,
+    resume: Resume = False,
     overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a paper's experiment and print its tables beside ours.
 
     Example: pertbound reproduce peck2017 --dataset mnist --data-dir data --limit 500 --out runs/mnist
     """
-    screen = console()
+    screen = console(quiet=as_json)
     folder = out or Path("runs") / f"{study.value}-{dataset.value}"
     if limit is not None and limit < 1:
         raise InputError(f"--limit must be at least 1, got {limit}")
-    require_free(folder, overwrite)
+    require_free(folder, overwrite, resume)
     setting = peck2017.SETTINGS[dataset.value]
     data = load(setting.dataset, data_dir, limit=limit)
     for note in data.notes:
         screen.print(f"Note: {note}", markup=False, highlight=False, soft_wrap=True)
-    with progress(screen) as tell:
+    with progress() as tell:
 
         def epoch(done: Progress) -> None:
             tell(f"training LeNet, loss {done.loss:.3f}", done.epoch, done.epochs)
@@ -91,14 +96,23 @@ def reproduce(
         highlight=False,
         soft_wrap=True,
     )
-    measured = Measured(len(data), peck2017.KEPT_WITNESSES)
-    with progress(screen) as tell:
-        run = peck2017.run(
-            setting, model, data, measured, batch_size=batch_size, command=command_line(), on_progress=tell
-        )
-    records.write(folder, run)
-    print_summary(screen, run)
+    interrupted = False
+    with progress() as tell:
+        work = peck2017.work_for(model, data, batch_size=batch_size, on_progress=tell)
+        about = peck2017.about(setting, work, command_line())
+        with store.writing(folder, about, resume=resume, overwrite=overwrite) as writer:
+            work.done = len(data) - sum(len(work.samples(index)) for index in writer.missing)
+            try:
+                failed = drive(Local(), lambda: work, writer)
+            except KeyboardInterrupt:
+                if writer.empty:
+                    raise
+                interrupted, failed = True, []
+    if not interrupted and not failed:
+        store.write_layers(folder, by_layer(work.network, data, store.read(folder), losses=0))
+    run = store.read(folder)
+    print_json(folder, run, failed) if as_json else print_summary(screen, run)
     screen.print(write_paper_tables_and_figures(run, folder), markup=False)
     screen.print(f"Report: {write_report([folder], folder)}", markup=False, highlight=False, soft_wrap=True)
-    if not measured.complete:
-        raise typer.Exit(130)
+    if interrupted or failed:
+        raise typer.Exit(FAILED if failed else 130)

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from pertbound.cli.inputs import read_network
 from pertbound.cli.show import console
 from pertbound.errors import RunError
+from pertbound.experiments.sources import read_network
 from pertbound.frontends.vnnlib import read_vnnlib
-from pertbound.records import write_whole
+from pertbound.store import write_whole
 from pertbound.verification import Answer, Verdict
 from pertbound.verification import verify as ask
 

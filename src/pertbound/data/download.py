@@ -53,7 +53,7 @@ class _GivenUpError(Exception):
 
 
 def _try(url: str, file: Download, path: Path, on_progress: Callable[[int], None] | None) -> str | None:
-    from pertbound.records import write_whole  # here, because it loads pyarrow
+    from pertbound.store import write_whole  # here, because it loads pyarrow
 
     try:
         write_whole(path, lambda temporary: _receive(url, file, temporary, on_progress))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from pertbound import records
@@ -9,8 +11,8 @@ from pertbound.attacks import DDN, FastGradientSign
 from pertbound.certificates import Lipschitz, Published, QuadraticRelaxation
 from pertbound.data import load
 from pertbound.experiments.layers import by_layer, certificate_for
-from pertbound.experiments.measure import Measured, OnProgress, measure
 from pertbound.experiments.provenance import about_run
+from pertbound.experiments.work import OnProgress, Work, collect
 from pertbound.frontends import from_torch
 from pertbound.models import DIGITS, Progress, digits_network, train
 
@@ -26,18 +28,16 @@ def run_demo(*, seed: int = 0, command: str = "", on_progress: OnProgress | None
     train(model, load("digits", train=True), DIGITS, torch.Generator().manual_seed(seed), epoch)
     data = load("digits")
     network = from_torch(model, data.inputs[:2])
-    measured = Measured(len(data), keep_witnesses=len(data))
     attack = FastGradientSign(max_epsilon=1.0, probes=20)
     methods = (DDN(), attack, QuadraticRelaxation(steps=40), Lipschitz(), Published())
-    measure(network, data, methods, measured, on_progress=on_progress)
+    work = Work(network=network, data=data, methods=methods, on_progress=on_progress)
     about = about_run(
         "Demo: a small convolutional network on 8 x 8 digits",
-        network,
+        work,
         "two convolutions and a linear layer, trained in seconds",
-        data,
-        measured,
-        {"seed": seed, "attacks": "fast gradient sign with steps up to the whole range of a pixel, and ddn"},
+        {"seed": seed, "about the attacks": "fast gradient sign with steps up to the whole range of a pixel, and ddn"},
         command,
     )
-    layers = by_layer(network, data, measured, losses=20, certificate=certificate_for(methods), on_progress=on_progress)
-    return records.Run(measured.rows, about, measured.witnesses, layers)
+    run = collect(work, about)
+    layers = by_layer(network, data, run, losses=20, certificate=certificate_for(methods), on_progress=on_progress)
+    return replace(run, layers=layers)

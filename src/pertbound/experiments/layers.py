@@ -6,15 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pertbound.certificates import Auto, BranchAndBound, LinearRelaxation, QuadraticRelaxation
 from pertbound.data import DataSet
-from pertbound.experiments.measure import L2, Measured, Method, OnProgress
+from pertbound.experiments.work import L2, Method, OnProgress
 from pertbound.graph import Graph
 from pertbound.layer_loss import layer_factors, layer_losses
+from pertbound.records import Run, Witnesses
+from pertbound.samples import brackets
 from pertbound.sets import Ball
 
 LOSSES = 5
@@ -39,7 +40,7 @@ def losses_by_default(methods: Sequence[Method]) -> int:
 def by_layer(
     network: Graph,
     data: DataSet,
-    measured: Measured,
+    run: Run,
     *,
     losses: int,
     certificate: QuadraticRelaxation = QuadraticRelaxation(),  # noqa: B008 - frozen
@@ -51,13 +52,16 @@ def by_layer(
 
     Samples with a kept witness are preferred; without any there are no factors. Empty where there is nothing to say.
     """
-    found = _nearest(measured, within)
-    positions = data.positions[: measured.done].tolist()
-    place = {position: i for i, position in enumerate(positions)}
-    known = [position for position in positions if position in found] or positions
+    best = brackets(run)
+    positions = best.sample.tolist()
+    place = {position: i for i, position in enumerate(data.positions.tolist())}
+    kept, apart = _kept(run), dict(zip(positions, (best.upper > 0).tolist(), strict=True))
+    seen = [position for position in positions if position in kept and apart[position]]
+    known = seen or positions
     result: dict[str, Any] = {}
     many = max(LOSSES, min(FACTORS, ENTRIES // _entries(network)))
-    if chosen := _spread([position for position in known if position in found], many):
+    if chosen := _spread(seen, many):
+        found = _witnesses(run, [kept[p] for p in chosen])
         x = _inputs(data, [place[position] for position in chosen], network)
         factors = layer_factors(network, x, torch.stack([found[p] for p in chosen]).to(x.dtype), within=within)
         result["factors"] = {
@@ -68,8 +72,9 @@ def by_layer(
             "factor": _rows(factors.factor),
         }
     if chosen := _spread(known, losses):
+        found = _witnesses(run, [kept[p] for p in chosen if p in kept])
         if on_progress is not None:
-            on_progress("loss by layer", measured.done, measured.total)
+            on_progress("loss by layer", len(data), len(data))
         rows = [place[position] for position in chosen]
         x, labels = _inputs(data, rows, network), None
         if against_labels and data.labels is not None:
@@ -92,15 +97,17 @@ def by_layer(
     return result
 
 
-def _nearest(measured: Measured, within: Ball) -> dict[int, Tensor]:
-    """The nearest kept witness of each sample that is not misclassified as it stands."""
-    kept = measured.witnesses
-    if not kept:
-        return {}
-    original, adversarial = torch.as_tensor(kept["original"]), torch.as_tensor(kept["adversarial"])
-    sizes = within.norms(adversarial.to(torch.float64) - original.to(torch.float64)).numpy()
-    order = np.argsort(-sizes, kind="stable")  # the nearest is written last
-    return {int(kept["sample"][i]): adversarial[i] for i in order if sizes[i] > 0}
+def _kept(run: Run) -> dict[int, int]:
+    """Where among the kept witnesses each sample's is."""
+    samples = run.witnesses["sample"].tolist() if len(run.witnesses) else []
+    return {sample: i for i, sample in enumerate(samples)}
+
+
+def _witnesses(run: Run, places: list[int]) -> dict[int, Tensor]:
+    """The kept witnesses at those places, by sample."""
+    stored = run.witnesses if isinstance(run.witnesses, Witnesses) else Witnesses([run.witnesses])
+    kept = stored.take(places)
+    return dict(zip(kept["sample"].tolist(), torch.as_tensor(kept["adversarial"]), strict=True)) if kept else {}
 
 
 def _spread(positions: list[int], count: int) -> list[int]:
@@ -123,7 +130,7 @@ def _entries(network: Graph) -> int:
 
 
 def _inputs(data: DataSet, rows: list[int], network: Graph) -> Tensor:
-    return data.inputs[rows].to(network.dtype)
+    return data.inputs[torch.tensor(rows)].to(device=network.device, dtype=network.dtype)
 
 
 def _rows(values: Tensor) -> list[list[float | None]]:

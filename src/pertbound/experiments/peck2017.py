@@ -10,19 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import nn
 
-from pertbound import records
 from pertbound.attacks import FastGradientSign
 from pertbound.certificates import CurvatureFree, Lipschitz, Published, Softened
 from pertbound.data import DataSet, load
 from pertbound.errors import InputError, ModelFileError
-from pertbound.experiments.layers import by_layer
-from pertbound.experiments.measure import Measured, Method, OnProgress, measure
 from pertbound.experiments.provenance import about_run
+from pertbound.experiments.work import Method, OnProgress, Work
 from pertbound.frontends import from_torch
 from pertbound.models import (
     CIFAR10_LENET,
@@ -111,30 +109,25 @@ def check_accuracy(setting: Setting, model: nn.Module, data: DataSet) -> float:
     return reached
 
 
-def run(
-    setting: Setting,
-    model: nn.Module,
-    data: DataSet,
-    measured: Measured,
-    *,
-    batch_size: int = 500,
-    command: str = "",
-    on_progress: OnProgress | None = None,
-) -> records.Run:
-    """Measure everything on `data`; the run holds all whole batches, also when it was interrupted."""
-    network = from_torch(model, data.inputs[:2])
-    try:
-        measure(network, data, methods(), measured, batch_size=batch_size, on_progress=on_progress)
-    except KeyboardInterrupt:
-        if not measured.done:
-            raise
-    about = about_run(
+def work_for(model: nn.Module, data: DataSet, *, batch_size: int = 500, on_progress: OnProgress | None = None) -> Work:
+    """All that is measured on `data`."""
+    return Work(
+        network=from_torch(model, data.inputs[:2]),
+        data=data,
+        methods=methods(),
+        batch_size=batch_size,
+        shard_size=batch_size,
+        keep_witnesses=KEPT_WITNESSES,
+        on_progress=on_progress,
+    )
+
+
+def about(setting: Setting, work: Work, command: str) -> dict[str, Any]:
+    """What the run says of itself."""
+    return about_run(
         f"Peck et al. (2017), section 5: LeNet on {setting.paper_name}",
-        network,
+        work,
         "LeNet as in Caffe",
-        data,
-        measured,
         {"attack": "smallest fast gradient sign step up to 100 on the scale 0 to 255, not clipped"},
         command,
     )
-    return records.Run(measured.rows, about, measured.witnesses, by_layer(network, data, measured, losses=0))

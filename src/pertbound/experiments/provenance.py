@@ -13,32 +13,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pertbound.data import DataSet
-from pertbound.experiments.measure import Measured
+from pertbound.experiments.work import Work
 from pertbound.graph import Graph
 from pertbound.layers import Layer
 from pertbound.preprocessing import declared
 from pertbound.problem import Guarantee
-from pertbound.sets import Ball
 
 
 def about_run(
     title: str,
-    network: Graph,
+    work: Work,
     model_name: str,
-    data: DataSet,
-    measured: Measured,
     options: Mapping[str, Any],
     command: str,
-    within: Ball | None = None,
+    sources: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The contents of `run.json`; `within` is what certificates were asked about, L2 anywhere unless given."""
-    within = within or Ball()
-    return {
+    """The contents of `run.json`: all that is known before anything is computed.
+
+    `sources` says where the model and the data were read from, for who checks the run later (`experiments/job.py`).
+    """
+    network, data, within = work.network, work.data, work.within
+    about: dict[str, Any] = {
         "title": title,
         "command": command,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "complete": measured.complete,
         "model": {
             "name": model_name,
             "sha256": weights_sha256(network),
@@ -55,17 +53,17 @@ def about_run(
             "notes": list(data.notes),
             "source": data.source,
         },
-        "options": dict(options),
+        "options": dict(options) | {"batch_size": work.batch_size},
         "versions": {
             "pertbound": metadata.version("pertbound"),
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
-        "accuracy": measured.correct / measured.done if data.labels is not None and measured.done else None,
         "guarantee": str(Guarantee(within.norm_name, within.domain)),
         "norm": within.norm_name,
-        "seconds": dict(measured.seconds) | {"operator norms": measured.norms_seconds},
+        "shards": work.shards,
     }
+    return about if sources is None else about | {"sources": dict(sources)}
 
 
 def weights_sha256(network: Graph) -> str:

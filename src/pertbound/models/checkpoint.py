@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pertbound.errors import ModelFileError
-from pertbound.records import write_whole
+from pertbound.store import write_whole
 
 _PICKLE_ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")

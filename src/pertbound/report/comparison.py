@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from pertbound.comparison import Comparison, Interval, Model, Pair, Verdict
 from pertbound.report.comparison_words import percent, question
-from pertbound.report.samples import Floats
 from pertbound.report.style import (
     BAND,
     INK,
@@ -23,6 +22,7 @@ from pertbound.report.style import (
     spans_decades,
     styled,
 )
+from pertbound.samples import Floats
 
 SHADES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's colours, one for each model; dashes tell those apart that share one."""

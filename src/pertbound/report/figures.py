@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from pertbound.records import CERTIFIED, ESTIMATE, WITNESS, Run
 from pertbound.report.about import distance, noun
 from pertbound.report.rounding import share
-from pertbound.report.samples import Brackets, Floats, Method, aligned, brackets, methods
 from pertbound.report.style import (
     BAND,
     COLOURS,
@@ -26,6 +25,7 @@ from pertbound.report.style import (
     spans_decades,
     styled,
 )
+from pertbound.samples import Brackets, Floats, Method, aligned, brackets, methods
 
 _FEW = 40
 """Up to so many samples each has a bar of its own instead of a band through all."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from pertbound.errors import RunError
-from pertbound.records import WITNESS, Run, read, write_whole
+from pertbound.records import WITNESS, Run
 from pertbound.report.figures import accuracy_curves, bracket_figure
 from pertbound.report.gallery import gallery_figure
 from pertbound.report.grid import Grid, to_csv, to_latex, to_markdown
@@ -18,10 +18,11 @@ from pertbound.report.html import write_report
 from pertbound.report.layer_figures import factor_figure, factor_grid, loss_figure, loss_grid
 from pertbound.report.paper import check_grid, normalised_grid, paper_grid, summary_grid
 from pertbound.report.sample_table import as_csv, sample_columns
-from pertbound.report.samples import methods
 from pertbound.report.save import FORMATS as DRAWN
 from pertbound.report.save import save
 from pertbound.report.tables import Summary, summary
+from pertbound.samples import methods
+from pertbound.store import read, write_whole
 
 FIGURES: dict[str, Callable[[Run], Figure | None]] = {
     "figure2_witnesses": witness_histogram,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -11,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pertbound.records import Run
+from pertbound.records import Run, Witnesses
 from pertbound.report.about import norm
 from pertbound.report.rounding import down, nearest, up
-from pertbound.report.samples import Floats, brackets
 from pertbound.report.style import WIDTH, new_figure, plain, styled
+from pertbound.samples import Brackets, Floats, brackets
 
 Pixels = NDArray[np.uint8]
 """(height, width, 3)."""
@@ -25,6 +26,8 @@ EACH = 4
 """Images in each half of the gallery."""
 _PALE = 1.4
 """Where the colours of a perturbation would end: beyond the largest change, as their ends are nearly black."""
+_MANY = 100
+"""Samples at each end whose witnesses are read where many were kept."""
 _LARGEST = 4096
 """Images with a longer side than this are not drawn."""
 
@@ -44,6 +47,7 @@ class Exhibit:
     upper: str
     """The size of the perturbation shown, rounded up."""
     images: tuple[Pixels, Pixels, Pixels]
+    coloured: bool
 
 
 @final
@@ -63,19 +67,20 @@ def walls(run: Run, each: int = EACH) -> list[Wall]:
     Where several witnesses were kept for a sample, the nearest is shown.
     """
     best = brackets(run)
-    pairs = _pairs(run)
+    kept = _candidates(run, best)
+    pairs = _pairs(run, kept)
     usable = np.array([s in pairs for s in best.sample.tolist()], bool) & np.isfinite(best.upper) & (best.upper > 0)
     ordered = np.flatnonzero(usable)[np.argsort(best.upper[usable], kind="stable")].tolist()
     if not ordered:
         return []
-    stored, classes = run.witnesses["original"], run.witnesses.get("new_class")
+    stored, classes = kept["original"], kept.get("new_class")
     classes = classes if classes is not None and classes.shape == (len(stored),) else None
     finite = stored[np.isfinite(stored)]
     low, high = float(finite.min()), float(finite.max())
 
     def exhibit(i: int) -> Exhibit:
         at = pairs[int(best.sample[i])]
-        change = _change(run, at)
+        change = _change(kept, at)
         top = float(np.abs(change).max())
         leaves = "?" if best.reference[i] is None else str(best.reference[i])
         lower = float(best.lower[i])
@@ -86,6 +91,7 @@ def walls(run: Run, each: int = EACH) -> list[Wall]:
             lower="" if np.isnan(lower) else down(lower),
             upper=up(_size(run, change, float(best.upper[i]))),
             images=(_pixels(stored[at], low, high), _changes(change, top), _pixels(stored[at] + change, low, high)),
+            coloured=len(stored[at]) == 3,
         )
 
     if len(ordered) <= 2 * each:
@@ -133,7 +139,8 @@ def gallery_caption(run: Run) -> str:
     """What a reader must know to read the gallery."""
     kept, found = len(np.unique(run.witnesses["sample"])), int(np.isfinite(brackets(run).upper).sum())
     among = "" if kept >= found else f" Among the {kept:,} samples whose witnesses were kept."
-    colours = "grey is no change" if run.witnesses["original"].shape[1] == 3 else "red adds, blue takes away"
+    colour = walls(run, 1)[0].exhibits[0].coloured
+    colours = "grey is no change" if colour else "red adds, blue takes away"
     certified = not np.isnan(brackets(run).lower).all()
     size = "lies between the certified radius (≥) and the witness (≤)" if certified else "is at most the witness's (≤)"
     return (
@@ -142,9 +149,23 @@ def gallery_caption(run: Run) -> str:
     )
 
 
-def _pairs(run: Run) -> dict[int, int]:
+def _candidates(run: Run, best: Brackets) -> Mapping[str, NDArray[Any]]:
+    """The kept witnesses; of many, those of the `_MANY` samples at each end, so that the others are not read."""
+    if not {"sample", "original", "adversarial"} <= set(run.witnesses):
+        return {}
+    samples = np.asarray(run.witnesses["sample"])
+    if len(samples) <= 4 * _MANY:
+        return {name: run.witnesses[name] for name in run.witnesses}
+    of = np.minimum(np.searchsorted(best.sample, samples), len(best.sample) - 1)
+    size = np.where(best.sample[of] == samples, best.upper[of], np.nan)
+    places = np.flatnonzero(np.isfinite(size) & (size > 0))
+    places = places[np.argsort(size[places], kind="stable")]
+    stored = run.witnesses if isinstance(run.witnesses, Witnesses) else Witnesses([run.witnesses])
+    return stored.take([*places[:_MANY].tolist(), *places[_MANY:][-_MANY:].tolist()])
+
+
+def _pairs(run: Run, kept: Mapping[str, NDArray[Any]]) -> dict[int, int]:
     """For each sample with usable images, where in the stored arrays its nearest witness is."""
-    kept = run.witnesses
     if not {"sample", "original", "adversarial"} <= set(kept):
         return {}
     original, adversarial, samples = kept["original"], kept["adversarial"], kept["sample"]
@@ -153,13 +174,13 @@ def _pairs(run: Run) -> dict[int, int]:
     if original.shape[1] not in (1, 3) or not 0 < min(original.shape[2:]) <= max(original.shape[2:]) <= _LARGEST:
         return {}
     with np.errstate(invalid="ignore", over="ignore"):
-        sizes = np.array([_norm(run, _change(run, i)) for i in range(len(samples))])
+        sizes = np.array([_norm(run, _change(kept, i)) for i in range(len(samples))])
     order = np.argsort(-sizes, kind="stable").tolist()  # the nearest last, so that it stays
     return {int(samples[i]): i for i in order if np.isfinite(sizes[i])}
 
 
-def _change(run: Run, i: int) -> Floats:
-    return np.asarray(run.witnesses["adversarial"][i], np.float64) - run.witnesses["original"][i]
+def _change(kept: Mapping[str, NDArray[Any]], i: int) -> Floats:
+    return np.asarray(kept["adversarial"][i], np.float64) - kept["original"][i]
 
 
 def _norm(run: Run, change: Floats) -> float:

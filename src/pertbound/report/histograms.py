@@ -11,7 +11,6 @@ from matplotlib.ticker import MaxNLocator
 
 from pertbound.records import ESTIMATE, WITNESS, Run
 from pertbound.report.about import normalised_unit, noun
-from pertbound.report.samples import Floats, Method, aligned, brackets, methods
 from pertbound.report.style import (
     INK,
     colour,
@@ -25,6 +24,7 @@ from pertbound.report.style import (
     spans_decades,
     styled,
 )
+from pertbound.samples import Floats, Method, aligned, brackets, methods
 
 _BINS = 36
 

@@ -9,10 +9,11 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pertbound.errors import RunError
-from pertbound.records import Run, read, write_whole
+from pertbound.records import Run
 from pertbound.report.about import title
 from pertbound.report.rounding import nearest
 from pertbound.report.view import view
+from pertbound.store import read, write_whole
 
 
 def write_report(run_folders: Sequence[Path], out: Path) -> Path:

@@ -16,8 +16,8 @@ from pertbound.errors import RunError
 from pertbound.records import CERTIFIED, WITNESS, Run
 from pertbound.report.grid import Grid
 from pertbound.report.rounding import nearest
-from pertbound.report.samples import Floats
 from pertbound.report.style import COLOURS, INK, legend_above, new_figure, plain, styled
+from pertbound.samples import Floats
 
 MOST = 24
 """With more layers than this the largest have bars, and the others share one."""

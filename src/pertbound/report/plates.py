@@ -14,9 +14,9 @@ from pertbound.report.figures import accuracy_curves, bracket_figure
 from pertbound.report.histograms import bound_histogram, ratio_histogram, witness_histogram
 from pertbound.report.layer_figures import factor_figure, factors, loss_figure, losses
 from pertbound.report.rounding import nearest
-from pertbound.report.samples import methods
 from pertbound.report.tables import checks
 from pertbound.report.words import headline
+from pertbound.samples import methods
 
 
 @final

@@ -12,7 +12,7 @@ from typing import Any, final
 
 from pertbound.records import Run
 from pertbound.report.rounding import MISSING, down, nearest, up
-from pertbound.report.samples import brackets
+from pertbound.samples import brackets
 
 
 @final

@@ -11,8 +11,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from pertbound.errors import RunError
-from pertbound.records import CERTIFIED, write_whole
+from pertbound.records import CERTIFIED
 from pertbound.report.style import COLOURS, INK, styled
+from pertbound.store import write_whole
 
 _UNDATED = {
     "png": {"Software": None},

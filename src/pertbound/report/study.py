@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pertbound.records import Run, write_whole
+from pertbound.records import Run
 from pertbound.report.files import write_figures
 from pertbound.report.grid import to_markdown, to_text
 from pertbound.report.paper import check_grid, paper_grid, summary_grid
+from pertbound.store import write_whole
 
 
 def write_paper_tables_and_figures(run: Run, folder: Path) -> str:

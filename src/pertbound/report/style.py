@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from pertbound.records import CERTIFIED, ESTIMATE, WITNESS
-from pertbound.report.samples import Floats, Method
+from pertbound.samples import Floats, Method
 
 P = ParamSpec("P")
 R = TypeVar("R")

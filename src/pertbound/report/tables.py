@@ -9,7 +9,7 @@ import numpy as np
 
 from pertbound.errors import RunError
 from pertbound.records import WITNESS, Run
-from pertbound.report.samples import Floats, Method, aligned, brackets, methods
+from pertbound.samples import Floats, Method, aligned, brackets, methods
 
 ROUNDING = 1e-12
 """How far, relatively, a value may lie above a witness before the reason cannot be the rounding of float64."""

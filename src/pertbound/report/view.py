@@ -18,10 +18,10 @@ from pertbound.report.paper import normalised_grid, paper_grid
 from pertbound.report.plates import Plate, bracket_plate, curve_plate, histogram_plates, layer_plates
 from pertbound.report.rounding import MISSING, down, up
 from pertbound.report.sample_table import Column, as_json, sample_columns
-from pertbound.report.samples import brackets, methods
 from pertbound.report.save import to_svg
 from pertbound.report.tables import Summary, checks, summary
 from pertbound.report.words import Card, Verdict, cards, half_reach, half_within, headline, verdict
+from pertbound.samples import brackets, methods
 
 FIRST = 50
 """Rows of the per-sample table that stand in the page itself; the script shows the others."""

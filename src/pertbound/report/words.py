@@ -12,8 +12,8 @@ import numpy as np
 from pertbound.records import CERTIFIED, ESTIMATE, Run
 from pertbound.report.about import norm, noun, number, pixel_scale
 from pertbound.report.rounding import down, duration, nearest, share, up
-from pertbound.report.samples import Brackets, Floats, brackets
 from pertbound.report.tables import checks, summary
+from pertbound.samples import Brackets, Floats, brackets
 
 
 @final

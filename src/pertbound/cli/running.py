@@ -1,0 +1,111 @@
+"""What `certify`, `attack` and `bracket` do once it is clear what is asked."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from pertbound import store
+from pertbound.certificates import Certificate
+from pertbound.cli.inputs import command_line, require_free
+from pertbound.cli.options import Asked
+from pertbound.cli.show import console, print_json, print_summary, progress
+from pertbound.engine import Failed, Local, drive
+from pertbound.engine.base import said
+from pertbound.experiments.job import as_plain
+from pertbound.experiments.layers import by_layer, certificate_for, losses_by_default
+from pertbound.experiments.provenance import about_run
+from pertbound.experiments.question import Question
+from pertbound.experiments.work import OnProgress, Work
+from pertbound.store import Writer
+
+FAILED = 4
+"""The exit code of a run of which shards failed."""
+
+
+def answer(verb: str, asked: Asked, question: Question, *, layer_loss: int | None = 0) -> None:
+    """Compute, write, and say it."""
+    out = asked.out or Path("runs") / {"Certified": "certify", "Attacked": "attack"}.get(verb, "bracket")
+    require_free(out, asked.overwrite, asked.resume)
+    engine, job = asked.computes(), asked.job(question)
+    screen = console(quiet=asked.as_json)
+    interrupted, failed = False, list[Failed]()
+    with progress() as tell:
+        work = job.work(tell)
+        title = f"{verb}: {asked.model.name} on {work.data.name}"
+        about = about_run(title, work, asked.model.name, question.as_dict(), command_line(), as_plain(job.sources))
+        with store.writing(out, about, resume=asked.resume, overwrite=asked.overwrite) as writer:
+            _say_damaged(writer, screen)
+            work.done = len(work.data) - sum(len(work.samples(index)) for index in writer.missing)
+            try:
+                make = (lambda: work) if isinstance(engine, Local) else job
+                failed = drive(engine, make, writer, None if isinstance(engine, Local) else _counting(work, tell))
+            except KeyboardInterrupt:
+                if writer.empty:
+                    raise
+                interrupted = True
+    run = store.read(out)
+    if not interrupted and not failed and layer_loss != 0:
+        # the run is on disk already: this may be interrupted
+        with suppress(KeyboardInterrupt):
+            _layers(out, work, layer_loss)
+    if asked.as_json:
+        print_json(out, run, failed)
+    else:
+        print_summary(screen, run)
+        for one in failed:
+            samples = work.samples(one.index)
+            text = f"Shard {one.index} (samples {samples.start} to {samples.stop - 1}) failed {one.tries} times: "
+            screen.print(text + said(one.error), markup=False, highlight=False, soft_wrap=True)
+        if failed or interrupted:
+            screen.print(f"Go on with: {_again()}", markup=False, highlight=False, soft_wrap=True)
+        screen.print(
+            f"Run: {out}. Look at it with: pertbound report {out}", markup=False, highlight=False, soft_wrap=True
+        )
+    if failed or interrupted:
+        raise typer.Exit(FAILED if failed else 130)
+
+
+def _layers(out: Path, work: Work, losses: int | None) -> None:
+    """What each layer costs, into the run's folder."""
+    number = losses_by_default(work.methods) if losses is None else losses
+    if work.closing is None and not any(isinstance(method, Certificate) for method in work.methods):
+        return
+    with progress() as tell:
+        layers = by_layer(
+            work.network,
+            work.data,
+            store.read(out),
+            losses=number,
+            certificate=certificate_for(work.methods),
+            against_labels=work.against_labels,
+            within=work.within,
+            on_progress=tell,
+        )
+    store.write_layers(out, layers)
+
+
+def _counting(work: Work, tell: OnProgress) -> Any:
+    """Progress by shards that were finished elsewhere."""
+    tell("shards", work.done, len(work.data))
+
+    def on_shard(index: int) -> None:
+        work.done += len(work.samples(index))
+        tell("shards", work.done, len(work.data))
+
+    return on_shard
+
+
+def _say_damaged(writer: Writer, screen: Console) -> None:
+    for index in writer.damaged:
+        text = f"Shard {index} is damaged: it was set aside, and is computed again."
+        screen.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _again() -> str:
+    command = command_line()
+    return command if "--resume" in command.split() else f"{command} --resume"

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from cost_against_parameters import cost_against_parameters
+from engines import engines
 from theorem_a5 import mean_with_entrywise_first_layer
 from timing import ratio
 from vnncomp import vnncomp
@@ -41,11 +42,11 @@ def lenet_on_mnist(data: DataSet) -> dict[str, Any]:
     start = time.perf_counter()
     network.derive(Push)
     norms = time.perf_counter() - start
-    cost = ratio(lambda: pb.certify(network, data.inputs, pb.Lipschitz(), batch_size=BATCH), forward)
-    lower = float(pb.certify(network, data.inputs, pb.Lipschitz()).radius.mean())
-    softened = float(pb.certify(network, data.inputs, pb.Published()).radius.mean())
-    flat = float(pb.certify(network, data.inputs, pb.Published(relu=pb.CurvatureFree())).radius.mean())
-    entrywise = mean_with_entrywise_first_layer(network, data.inputs)
+    cost = ratio(lambda: pb.certify(network, data.inputs[:], pb.Lipschitz(), batch_size=BATCH), forward)
+    lower = float(pb.certify(network, data.inputs[:], pb.Lipschitz()).radius.mean())
+    softened = float(pb.certify(network, data.inputs[:], pb.Published()).radius.mean())
+    flat = float(pb.certify(network, data.inputs[:], pb.Published(relu=pb.CurvatureFree())).radius.mean())
+    entrywise = mean_with_entrywise_first_layer(network, data.inputs[:])
     return {
         "samples": len(data),
         "lipschitz / forward pass (target 1.2)": str(cost),
@@ -80,7 +81,7 @@ def vgg16_norms() -> dict[str, Any]:
 def _forward(model: torch.nn.Module, data: DataSet) -> Callable[[], None]:
     def forward() -> None:
         with torch.no_grad():
-            for batch in data.inputs.split(BATCH):
+            for batch in data.inputs[:].split(BATCH):
                 model(batch)
 
     return forward
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--limit", type=int, default=None, help="fewer MNIST images, for a quick look")
     parser.add_argument(
-        "--only", choices=("lenet", "vgg16", "cost", "peers", "attacks", "closed", "vnncomp"), default=None
+        "--only", choices=("lenet", "vgg16", "cost", "peers", "attacks", "closed", "engines", "vnncomp"), default=None
     )
     parser.add_argument("--peers-dir", type=Path, default=None, help="otherwise `peers` beside the data")
     options = parser.parse_args()
@@ -104,6 +105,7 @@ def main() -> None:
         "vgg16": vgg16_norms,
         "peers": lambda: against_peers(data_dir, peers_dir),
         "attacks": lambda: attacks_against_peers(data_dir, peers_dir),
+        "engines": lambda: engines(data_dir),
         "closed": lambda: closed_brackets(data_dir),
         "vnncomp": lambda: vnncomp(data_dir, HERE / "results" / "vnncomp.json"),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +258,19 @@ def test_a_device_that_is_not_there(cli: Any, files: Path, tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
     done = cli("certify", *asked(files, tmp_path / "out"), "--address", "auto")
     assert "--address is for --engine ray" in done.err
+
+
+def test_a_machine_that_reads_other_files_fails(files: Path) -> None:
+    from pertbound.experiments.job import Job, Sources
+    from pertbound.experiments.provenance import weights_sha256
+    from pertbound.experiments.question import Question
+
+    sources = Sources(model=str(files / "digits.safetensors"), architecture="digits", data="digits", limit=5)
+    job = Job(sources=sources, question=Question(methods=("lipschitz",)))
+    work = job()
+    hashes = weights_sha256(work.network), work.data.sha256()
+    assert len(replace(job, hashes=hashes)()(0).rows) == 5
+    with pytest.raises(pb.RunError, match=r"the model at .* is not the run's"):
+        replace(job, hashes=("0" * 64, hashes[1]))()
+    with pytest.raises(pb.RunError, match=r"the data at digits on .* is not the run's"):
+        replace(job, hashes=(hashes[0], "0" * 64))()

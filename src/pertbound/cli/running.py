@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def answer(verb: str, asked: Asked, question: Question, *, layer_loss: int | Non
             _say_damaged(writer, screen)
             work.done = len(work.data) - sum(len(work.samples(index)) for index in writer.missing)
             try:
-                make = (lambda: work) if isinstance(engine, Local) else job
+                hashes = about["model"]["sha256"], about["data"]["sha256"]
+                make = (lambda: work) if isinstance(engine, Local) else replace(job, hashes=hashes)
                 failed = drive(engine, make, writer, None if isinstance(engine, Local) else _counting(work, tell))
             except KeyboardInterrupt:
                 if writer.empty:

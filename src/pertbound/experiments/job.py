@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 
 from pertbound.data import DataSet, Images
 from pertbound.errors import RunError
+from pertbound.experiments.provenance import weights_sha256
 from pertbound.experiments.question import Question, question_of
 from pertbound.experiments.sources import read_data, read_network
 from pertbound.experiments.work import OnProgress, Work
@@ -66,12 +68,23 @@ class Job:
     shard_size: int | None = None
     threads: int | None = None
     device: str = "cpu"
+    hashes: tuple[str, str] | None = None
+    """Of the model and the data that are meant, where another machine may read others."""
 
     def __call__(self) -> Work:
         """Read the model and the data, here. Raises `PertboundError` of any kind."""
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        return self.work(None)
+        work = self.work(None)
+        if self.hashes is not None:
+            files = ("model", self.sources.model), ("data", self.sources.data)
+            found = weights_sha256(work.network), work.data.sha256()
+            for (name, path), meant, read in zip(files, self.hashes, found, strict=True):
+                if meant != read:
+                    raise RunError(
+                        f"the {name} at {path} on {platform.node()} is not the run's: sha256 {read[:16]}, not {meant[:16]}"
+                    )
+        return work
 
     def work(self, on_progress: OnProgress | None) -> Work:
         """The same, in the thread count of this process."""

@@ -81,9 +81,8 @@ class Job:
             found = weights_sha256(work.network), work.data.sha256()
             for (name, path), meant, read in zip(files, self.hashes, found, strict=True):
                 if meant != read:
-                    raise RunError(
-                        f"the {name} at {path} on {platform.node()} is not the run's: sha256 {read[:16]}, not {meant[:16]}"
-                    )
+                    said = f"sha256 {read[:16]}, not {meant[:16]}"
+                    raise RunError(f"the {name} at {path} on {platform.node()} is not the run's: {said}")
         return work
 
     def work(self, on_progress: OnProgress | None) -> Work:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,22 @@ def test_bad_input_is_refused(cli, asked: tuple[Path, Path], tmp_path: Path) -> 
         assert done.code == 2
         assert message in done.err
         claim.write_text(claim.read_text().replace("-1000", "1000"))
+
+
+@pytest.mark.parametrize(("limit", "answer", "code"), [("-1000", "violated", 1), ("1000", "holds", 0)])
+def test_answers_for_scripts(cli, tmp_path: Path, limit: str, answer: str, code: int) -> None:  # type: ignore[no-untyped-def]
+    network = written(mlp("N"), tmp_path)
+    claim = tmp_path / "claim.vnnlib"
+    inputs = "".join(f"(declare-const X_{i} Real) (assert (<= X_{i} 1)) (assert (>= X_{i} -1)) " for i in range(4))
+    outputs = "".join(f"(declare-const Y_{i} Real) " for i in range(3))
+    claim.write_text(f"{inputs}{outputs}(assert (>= Y_0 {limit}))")
+    done = cli("verify", network, claim, "--json")
+    assert done.code == code
+    found = json.loads(done.out)
+    assert found["answer"] == answer
+    assert (found["counterexample"] is None) == (answer == "holds")
+    assert cli("verify", network, claim, "--json", "--witness", tmp_path / "witness").code == code
+    assert (tmp_path / "witness").exists() == (answer == "violated")
 
 
 def test_onnx_files_are_models_like_others(cli, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
+from pertbound.cli.options import AsJson
 from pertbound.cli.show import console
 from pertbound.errors import RunError
 from pertbound.experiments.sources import read_network
@@ -27,6 +30,7 @@ def verify(
         Path | None, typer.Option("--witness", help="File for the counterexample; otherwise it is printed.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the search.")] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Does a property hold? Prints holds, violated with a counterexample in the competitions' format, or unknown.
 
@@ -34,11 +38,14 @@ def verify(
 
     Example: pertbound verify network.onnx property.vnnlib --timeout 60 --witness counterexample.txt
     """
-    screen = console()
+    screen = console(quiet=as_json)
     found = ask(read_network(network, None), read_vnnlib(claim), seconds=timeout, seed=seed)
     screen.print(_said(found), markup=False, highlight=False, soft_wrap=True)
-    if found.counterexample is not None:
-        _give(found, witness)
+    if as_json:
+        told = {"answer": found.answer.value, "by": found.by, "seconds": found.seconds}
+        typer.echo(json.dumps(told | {"counterexample": found.counterexample and str(found.counterexample)}, indent=2))
+    if found.counterexample is not None and (witness is not None or not as_json):
+        _give(found, witness, screen)
     raise typer.Exit(CODES[found.answer])
 
 
@@ -46,7 +53,7 @@ def _said(found: Verdict) -> str:
     return f"{found.answer.value} ({found.by}; {found.seconds:.1f} s)"
 
 
-def _give(found: Verdict, witness: Path | None) -> None:
+def _give(found: Verdict, witness: Path | None, screen: Console) -> None:
     text = f"{found.counterexample}\n"
     if witness is None:
         typer.echo(text, nl=False)
@@ -55,4 +62,4 @@ def _give(found: Verdict, witness: Path | None) -> None:
         write_whole(witness, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise RunError(f"cannot write {witness}: {error}; choose a folder that can be written") from error
-    console().print(f"Counterexample: {witness}", markup=False, highlight=False, soft_wrap=True)
+    screen.print(f"Counterexample: {witness}", markup=False, highlight=False, soft_wrap=True)

@@ -152,7 +152,8 @@ class Closing:
                 )
             self.bracket = self.start
             return
-        zero, none = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.long)
+        zero = torch.zeros(count, dtype=torch.float64, device="cpu")
+        none = torch.zeros(count, dtype=torch.long, device="cpu")
         names, far = ("",) * count, torch.full_like(zero, torch.inf)
         effort = (none, none.clone())
         self.bracket = Bracket(zero, far, names, names, (), (), self.x.clone(), zero.clone(), zero.clone(), effort)
@@ -232,4 +233,4 @@ class Closing:
 
     @staticmethod
     def _each(begun: float, count: int) -> Tensor:
-        return torch.full((count,), (time.monotonic() - begun) / count, dtype=torch.float64)
+        return torch.full((count,), (time.monotonic() - begun) / count, dtype=torch.float64, device="cpu")

@@ -112,7 +112,7 @@ class Push:
             summary.steepest[node.name] = local.unsqueeze(1)
             source = self._nodes.get(node.inputs[0])
             if isinstance(layer, Activation) and source is not None and isinstance(source.layer, Linear):
-                rows = source.layer.row_norms_upper
+                rows = source.layer.row_norms_upper.to(arguments[0].device)
                 slopes = layer.derivative_upper(arguments[0]).to(torch.float64)
                 entries = (slopes * rows).flatten(1)
                 summary.jacobian[node.name] = row_norms_upper(entries).unsqueeze(1)

@@ -107,7 +107,7 @@ class Rest:
             noise = noise.squeeze(1) if isinstance(noise, Tensor) else zero + noise
             reach = wide(radius, value)
             if isinstance(node.layer, Linear) and node.layer.terms:
-                rows = wide(radii[node.inputs[0]], value) * node.layer.row_norms_upper
+                rows = wide(radii[node.inputs[0]], value) * node.layer.row_norms_upper.to(value.device)
                 reach = torch.minimum(reach, (rows + wide(noise, value)) * (1 + 1e-12))
             box = node.layer.interval(*(found[name].box for name in node.inputs))
             found[node.name] = Region(value, _within(box, value, reach), radius, noise)

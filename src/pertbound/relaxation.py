@@ -37,7 +37,7 @@ class Ground:
         least = self.constant + ball.minimum(self.form.linear, x, eps)
         if self.form.curvature is None:
             return _shaved(least, self.constant)
-        most = eps * float(ball.l2_radius(torch.ones(1, dtype=torch.float64), tuple(x.shape[1:])))
+        most = eps * float(ball.l2_radius(torch.ones(1, dtype=torch.float64, device="cpu"), tuple(x.shape[1:])))
         bent = self.form.curvature / 2 * most * most
         return _shaved(least - bent, self.constant.abs() + bent)
 

@@ -193,7 +193,7 @@ class Ball:
         """The box's ends in float64, checked; infinite where there is none."""
         try:
             low, high = (-math.inf, math.inf) if self.box is None else self.box
-            ends = torch.as_tensor(low, dtype=torch.float64), torch.as_tensor(high, dtype=torch.float64)
+            ends = _end(low), _end(high)
             crossed = ~(ends[0] <= ends[1]) | (ends[0] == torch.inf) | (ends[1] == -torch.inf)
         except (TypeError, ValueError, RuntimeError) as error:
             raise InputError(
@@ -325,6 +325,12 @@ def _most_linf(c: Tensor, r: Tensor | None, differentiable: bool) -> tuple[Tenso
         return most, most, torch.ones_like(c) if differentiable else c
     most = vecdot(c, r)[:, None]
     return most, vecdot(c, torch.ge(r, 1, out=torch.empty_like(c)))[:, None] if differentiable else most, r
+
+
+def _end(value: float | Tensor) -> Tensor:
+    """An end of a box in float64, where it is."""
+    here = value.device if isinstance(value, Tensor) else "cpu"
+    return torch.as_tensor(value, dtype=torch.float64, device=here)
 
 
 def _valid(eps: Tensor) -> Tensor:

@@ -571,3 +571,24 @@ def test_answers_say_what_they_are() -> None:
     names = [certificate.name for certificate in CERTIFICATES.values()]
     assert len(set(names)) >= len(names) - 1
     assert np.isfinite([float(v) for v in found.radius]).all()
+
+
+def test_auto_names_who_gave_each_radius_whatever_the_others_are() -> None:
+    """A sample that nothing can change, and one that is a tie, are not asked about further."""
+    weight = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(weight)
+        model[2].weight.copy_(torch.eye(2))
+    x = torch.tensor([[1.0, 0.0], [0.0, 0.0], [-2.0, 0.0]])
+    found = pb.certify(pb.from_torch(model, x), x, pb.Auto(seconds=0.1))
+    assert found.radius.tolist() == pytest.approx([1.0, 0.0, 2.0], rel=1e-3)
+    assert len(found.methods) == 3
+    constant = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    with torch.no_grad():
+        for layer in (constant[0], constant[2]):
+            layer.weight.zero_()
+            layer.bias.copy_(torch.tensor([2.0, 1.0]))
+    found = pb.certify(pb.from_torch(constant, x), x, pb.Auto(seconds=0.1))
+    assert bool((found.radius >= 1e8).all())
+    assert found.methods == ("lipschitz",) * 3

@@ -80,10 +80,12 @@ class Auto(Certificate):
             methods.extend(ladder.methods)
             return ladder.best
 
-        found = relaxed(problem, self.name, self.memory, work)
-        named = iter(methods)
-        names = tuple(next(named) if radius > 0 else "lipschitz" for radius in found.radius.tolist())
-        return Certified(found.radius, found.reference, found.predicted, self.name, found.guarantee, names)
+        asked: list[int] = []
+        found = relaxed(problem, self.name, self.memory, work, lambda part: asked.extend(part.tolist()))
+        names = ["lipschitz"] * len(found.radius)
+        for row, method in zip(asked, methods, strict=True):
+            names[row] = method
+        return Certified(found.radius, found.reference, found.predicted, self.name, found.guarantee, tuple(names))
 
 
 @dataclass

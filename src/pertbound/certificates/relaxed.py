@@ -153,8 +153,13 @@ def linear_radius(rest: Rest, ball: Ball, reference: Tensor, reach: Tensor, tigh
         return ground.proved(margin, ball, items[INPUT].value, reach, sample)
 
 
-def relaxed(problem: Problem, name: str, memory: int, work: Work) -> Certified:
-    """Ask `work` about the samples that Lipschitz certifies at all, in pieces that fit the memory."""
+def relaxed(
+    problem: Problem, name: str, memory: int, work: Work, on_part: Callable[[Tensor], None] | None = None
+) -> Certified:
+    """Ask `work` about the samples that Lipschitz certifies at all, in pieces that fit the memory.
+
+    `on_part` is told which samples these are before each piece.
+    """
     # gradients are needed whatever the caller's mode, and tensors that inference mode made cannot have any
     with torch.inference_mode(False), torch.no_grad(), flushed_denormals():
         x, network = problem.x.detach().clone(), problem.network.derive(_with_plain_tensors).derive(balanced)
@@ -165,6 +170,8 @@ def relaxed(problem: Problem, name: str, memory: int, work: Work) -> Certified:
         rows = ((start > 0) & ~done).nonzero().flatten()
         for part in rows.split(samples_at_once(network, memory)) if len(rows) else ():
             rest = Rest.of(network, x[part])
+            if on_part is not None:
+                on_part(part)
             found = work(rest, reference[part], start[part], upper[part])
             radius[part] = torch.nan_to_num(found, nan=0.0).clamp_max(LARGEST)
     guarantee = Guarantee(problem.within.norm_name, problem.within.domain)
@@ -193,7 +200,7 @@ def samples_at_once(graph: Graph, memory: int) -> int:
 @contextmanager
 def flushed_denormals() -> Generator[None]:
     """Denormal numbers, which slow an ascent down fifty times, count as zero meanwhile."""
-    tiny = torch.full((1,), 1e-310, dtype=torch.float64)
+    tiny = torch.full((1,), 1e-310, dtype=torch.float64, device="cpu")
     before = float(tiny * 1.0) == 0.0
     torch.set_flush_denormal(True)
     try:

@@ -170,6 +170,6 @@ class Activation(Layer):
 
 def _outside(end: float, dtype: torch.dtype, side: int) -> float:
     """The nearest number of the dtype that is not on the wrong side of `end`."""
-    near = torch.tensor(end, dtype=dtype)
+    near = torch.tensor(end, dtype=dtype, device="cpu")
     wrong = (float(near) - end) * side < 0
     return float(torch.nextafter(near, near.new_tensor(side * math.inf)) if wrong else near)

@@ -27,8 +27,8 @@ CERTIFICATES = [
     pb.LinearRelaxation(),
     pb.LinearRelaxation(tighten=False),
     pb.QuadraticRelaxation(steps=20),
-    pb.BranchAndBound(seconds=2.0),
-    pb.Auto(seconds=0.5),
+    pb.BranchAndBound(seconds=0.2),
+    pb.Auto(seconds=0.2),
 ]
 ATTACKS = [pb.DDN(), pb.FMN(), pb.PGD(), pb.DeepFool(), pb.FastGradientSign(max_epsilon=1.0), pb.Ensemble()]
 
@@ -67,7 +67,7 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_default_device(None)
 
 
-@pytest.mark.parametrize("p", [1.0, 2.0, math.inf])
+@pytest.mark.parametrize("p", [2.0, math.inf])
 @pytest.mark.parametrize("asked", [*CERTIFICATES, *ATTACKS], ids=lambda asked: asked.name)
 def test_all_tensors_are_made_where_the_samples_are(
     asked: pb.Certificate | pb.Attack, p: float, request: pytest.FixtureRequest

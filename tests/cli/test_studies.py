@@ -89,6 +89,7 @@ def test_the_demo_trains_brackets_and_reports(cli: Any, tmp_path: Path) -> None:
     assert lower.mean() > 0.6 * upper.mean()
 
 
+@pytest.mark.slow
 def test_the_demo_with_a_quick_training(cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pertbound.experiments import demo
     from pertbound.models import Recipe

@@ -43,6 +43,7 @@ def whole(folder: Path, count: int = 8) -> None:
     assert found.witnesses["sample"].tolist() == [s for i in range(count) for s in (3 * i, 3 * i + 1)]
 
 
+@pytest.mark.slow
 def test_failures_and_a_killed_worker_on_one_machine(tmp_path: Path) -> None:
     ray.init(num_cpus=2, log_to_driver=False, logging_level="error")
     failed = run(tmp_path, Maker(str(tmp_path), kills=(3,), raises=(5,), refuses=(6,)), Ray(tries=2))

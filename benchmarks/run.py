@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from architectures import architectures
 from cost_against_parameters import cost_against_parameters
 from engines import engines
 from theorem_a5 import mean_with_entrywise_first_layer
@@ -31,6 +32,8 @@ from pertbound.push import Push
 HERE = Path(__file__).parent
 CHECKPOINTS = HERE.parent / "checkpoints"
 BATCH = 500
+LONG = ("architectures", "vnncomp")
+"""Studies that are run only when they are asked for."""
 
 
 def lenet_on_mnist(data: DataSet) -> dict[str, Any]:
@@ -92,9 +95,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data-dir", type=Path, default=None)
     parser.add_argument("--limit", type=int, default=None, help="fewer MNIST images, for a quick look")
-    parser.add_argument(
-        "--only", choices=("lenet", "vgg16", "cost", "peers", "attacks", "closed", "engines", "vnncomp"), default=None
-    )
+    names = ("lenet", "vgg16", "cost", "peers", "attacks", "closed", "engines", *LONG)
+    parser.add_argument("--only", choices=names, default=None)
     parser.add_argument("--peers-dir", type=Path, default=None, help="otherwise `peers` beside the data")
     options = parser.parse_args()
     data_dir: Path = options.data_dir or Path("data")
@@ -106,13 +108,16 @@ def main() -> None:
         "peers": lambda: against_peers(data_dir, peers_dir),
         "attacks": lambda: attacks_against_peers(data_dir, peers_dir),
         "engines": lambda: engines(data_dir),
+        "architectures": lambda: architectures(data_dir, HERE / "results" / "architectures.json"),
         "closed": lambda: closed_brackets(data_dir),
         "vnncomp": lambda: vnncomp(data_dir, HERE / "results" / "vnncomp.json"),
     }
     path = HERE / "results.json"
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     for name, study in studies.items():
-        if options.only == name or (options.only is None and name != "vnncomp"):  # which takes an hour
+        if options.only == name or (
+            options.only is None and name not in ("vnncomp", "architectures")
+        ):  # which take long
             results[name] = study()
             print(name)
             for key, value in results[name].items():

@@ -25,9 +25,9 @@ difference of two rows of the last linear map, so that all of this holds for eac
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol, final
 
 import torch
@@ -46,6 +46,9 @@ from pertbound.numerics import (
 
 _UNITS = {torch.float32: UNIT32, torch.float64: UNIT64}
 
+CACHE = 2**20
+"""Numbers of one layer's values that a thread computes at once in float64; more are slower, for want of cache."""
+
 Chain = tuple[str, ...]
 """Names of linear nodes that follow one another through activations left out: outermost first."""
 
@@ -61,6 +64,17 @@ class Summary:
     """For each smooth activation, max_i abs(g'(z_i)); for other layers, what `Layer.local` says, (batch, 1, ...)."""
     jacobian: dict[str, Tensor]
     """For each smooth activation behind a linear node, an upper bound on norm(diag(g'(z)) W)_F."""
+
+    @staticmethod
+    def joined(parts: Sequence[Summary]) -> Summary:
+        """The summary of several batches, one after another."""
+        noise: dict[str, Tensor | float] = {}
+        for name, value in parts[0].noise.items():
+            several = [v for part in parts if isinstance(v := part.noise[name], Tensor)]
+            noise[name] = torch.cat(several) if several else value
+        steepest = {name: torch.cat([part.steepest[name] for part in parts]) for name in parts[0].steepest}
+        jacobian = {name: torch.cat([part.jacobian[name] for part in parts]) for name in parts[0].jacobian}
+        return Summary(noise, steepest, jacobian)
 
 
 class _Reader(Protocol):
@@ -81,6 +95,7 @@ class Push:
         self._nodes = {node.name: node for node in graph.nodes}
         self._norms: dict[Chain, float | None] = {}
         self._pairs: dict[Chain, Tensor | None] = {}
+        self._passed = self._passed_over()
         one = torch.ones(1, 1, dtype=torch.float64, device=graph.device)
         noise: dict[str, Tensor | float] = {node.name: 0.0 for node in graph.nodes}
         self.changes(Summary(noise, {}, {}), torch.zeros(1, dtype=torch.long, device=graph.device))(one)
@@ -88,8 +103,23 @@ class Push:
     def summarise(self, x: Tensor, visit: Visit | None = None) -> tuple[Tensor, Summary]:
         """The logits of a batch, and its summary, in one forward pass in the dtype of x (float32 or float64).
 
-        `visit` sees every node, as in `Graph.run`.
+        `visit` sees every node, as in `Graph.run`; without it a float64 batch is computed a few samples at a time.
         """
+        if visit is None and x.dtype == torch.float64 and x.device.type == "cpu" and len(x) > self._at_once:
+            pieces = [self._summarise(piece, None) for piece in x.split(self._at_once)]
+            return torch.cat([logits for logits, _ in pieces]), Summary.joined([summary for _, summary in pieces])
+        return self._summarise(x, visit)
+
+    @cached_property
+    def _at_once(self) -> int:
+        """The number of samples whose values of any layer fit `CACHE`, for each thread; at least one each."""
+        graph, sizes = self.graph.derive(in_float64), list[int]()
+        zeros = torch.zeros(1, *graph.input_shape, dtype=graph.dtype, device=graph.device)
+        with torch.no_grad():
+            graph.run(zeros, lambda node, arguments, value: sizes.append(value.numel()))
+        return torch.get_num_threads() * max(1, CACHE // max(sizes))
+
+    def _summarise(self, x: Tensor, visit: Visit | None) -> tuple[Tensor, Summary]:
         graph = self.graph if x.dtype == self.graph.dtype else self.graph.derive(in_float64)
         summary = Summary({}, {}, {})
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
@@ -117,16 +147,42 @@ class Push:
                 entries = (slopes * rows).flatten(1)
                 summary.jacobian[node.name] = row_norms_upper(entries).unsqueeze(1)
 
-    def radii(self, rho: Tensor, summary: Summary, *, coarse_output: bool = False) -> dict[str, Tensor]:
+    def _passed_over(self) -> set[str]:
+        """Linear nodes read only by diagonals that fold into them: the logits do not need their own norm.
+
+        Not so before smooth activations, whose Taylor bound (place 3) reads what the diagonal reads.
+        """
+        readers: dict[str, list[Node]] = {}
+        for node in self.graph.nodes:
+            for name in node.inputs:
+                readers.setdefault(name, []).append(node)
+
+        def folds(diagonal: Node, name: str) -> bool:
+            bent = (node.layer for node in readers.get(diagonal.name, []))
+            smooth = any(isinstance(layer, Activation) and math.isfinite(layer.curvature) for layer in bent)
+            return isinstance(diagonal.layer, Diagonal) and not smooth and len(self._fold((diagonal.name, name))) == 1
+
+        return {
+            node.name
+            for node in self.graph.nodes
+            if isinstance(node.layer, Dense | Conv)
+            and all(folds(reader, node.name) for reader in readers.get(node.name, [node]))
+        }
+
+    def radii(self, rho: Tensor, summary: Summary, *, for_logits: bool = False) -> dict[str, Tensor]:
         """The radius of every node for input radii rho of shape (batch, 1) or (batch, k), float64.
 
-        With `coarse_output` the output's radius is its layer's modulus alone: enough for who reads it pair by pair.
+        With `for_logits` two kinds of radii are coarser than they could be, because nothing better is read when only
+        the changes of logits are asked for: the output's is its layer's modulus alone, and that of a layer with a
+        diagonal folded into it comes from its absolute values.
         """
         radii = {INPUT: rho}
         for node in self.graph.nodes:
             layer = node.layer
             inputs = tuple(radii[name] for name in node.inputs)
-            if isinstance(layer, Linear) and not (coarse_output and node is self.graph.output):
+            if for_logits and isinstance(layer, Linear) and node.name in self._passed:
+                moved = layer.absolute_norm_upper * inputs[0]
+            elif isinstance(layer, Linear) and not (for_logits and node is self.graph.output):
                 moved = self._moved(self._operator_norm, (node.name,), node.inputs[0], radii, summary)
             else:
                 moved = layer.modulus(*inputs, at=summary.steepest.get(node.name))
@@ -149,9 +205,7 @@ class Push:
             return gathered[chain]
 
         def at_radius(rho: Tensor) -> Tensor:
-            return self._moved(
-                reader, (), self.graph.output.name, self.radii(rho, summary, coarse_output=True), summary
-            )
+            return self._moved(reader, (), self.graph.output.name, self.radii(rho, summary, for_logits=True), summary)
 
         return at_radius
 

@@ -8,9 +8,21 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+import pertbound as pb
 from pertbound.data import load
 from pertbound.errors import InputError, ModelFileError
-from pertbound.models import ARCHITECTURES, accuracy, digits_network, lenet, load_lenet, load_model
+from pertbound.models import (
+    ARCHITECTURES,
+    accuracy,
+    digits_network,
+    initialise,
+    lenet,
+    load_lenet,
+    load_model,
+    resnet18,
+    save_checkpoint,
+    vgg16,
+)
 
 
 @pytest.fixture
@@ -68,8 +80,79 @@ def test_a_file_of_another_architecture_is_refused(path: Path):
 
 
 def test_an_unknown_architecture_lists_the_choices(path: Path):
-    with pytest.raises(InputError, match="no architecture 'resnet'; the choices are lenet, digits"):
+    with pytest.raises(InputError, match=r"no architecture 'resnet'; the choices are lenet, digits, .*resnet50"):
         load_model(path, "resnet")
+
+
+THIN: dict[str, tuple[int, ...]] = {
+    "nin": (3, 32, 32),
+    "alexnet": (3, 67, 67),
+    "vgg16": (3, 64, 64),
+    "googlenet": (3, 224, 224),
+    "resnet18": (3, 224, 224),
+    "resnet50": (3, 224, 224),
+}
+
+
+@pytest.mark.parametrize(("name", "shape"), THIN.items(), ids=THIN)
+def test_classes_width_and_size_are_told_from_the_weights(
+    path: Path, name: str, shape: tuple[int, ...], generator: torch.Generator
+):
+    model = ARCHITECTURES[name](shape, classes=7, width=0.125)
+    initialise(model, generator)
+    save_checkpoint(model, path, {})
+    again, found = load_model(path, name)
+    assert found == shape
+    assert not again.training
+    x = torch.rand(1, *shape, generator=generator)
+    with torch.no_grad():
+        assert torch.equal(again(x), model.eval()(x))
+
+
+def test_a_file_states_the_shape_that_its_weights_cannot_tell(path: Path, generator: torch.Generator):
+    model = resnet18(generator, classes=10, width=1 / 16)
+    save_checkpoint(model, path, {"shape": "3, 32,32"})
+    assert load_model(path, "resnet18")[1] == (3, 32, 32)
+    save_checkpoint(vgg16(generator, size=32, width=1 / 16), path, {"shape": "3,64,64"})
+    assert load_model(path, "vgg16")[1] == (3, 32, 32)  # these can
+    for stated in ("3,32", "1,32,32", "3,16,16"):
+        save_checkpoint(model, path, {"shape": stated})
+        with pytest.raises(ModelFileError, match=r"takes inputs of shape \(3, height, width\) from 32 up"):
+            load_model(path, "resnet18")
+    save_checkpoint(model, path, {"shape": "3x32x32"})
+    with pytest.raises(ModelFileError, match="states its input's shape as '3x32x32'; write it as 3,64,64"):
+        load_model(path, "resnet18")
+
+
+def test_counts_of_batches_may_be_missing(path: Path, generator: torch.Generator):
+    """As in files of other libraries: no prediction reads them."""
+    model = resnet18(generator, classes=10, width=1 / 16).eval()
+    state = model.state_dict()
+    kept = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    assert len(kept) < len(state)
+    save_file(kept, path)
+    again, _ = load_model(path, "resnet18")
+    x = torch.rand(1, 3, 64, 64, generator=generator)
+    with torch.no_grad():
+        assert torch.equal(again(x), model(x))
+    assert pb.from_torch(again, x).classes == 10
+
+
+@pytest.mark.parametrize(("name", "other"), [("resnet18", "resnet50"), ("resnet50", "resnet18"), ("nin", "vgg16")])
+def test_weights_of_a_relative_are_refused(path: Path, name: str, other: str, generator: torch.Generator):
+    model = ARCHITECTURES[name](THIN[name], classes=7, width=0.125)
+    initialise(model, generator)
+    save_checkpoint(model, path, {})
+    with pytest.raises(ModelFileError, match=rf"is not of th(is|e) architecture.*({other}|in \d+ more tensors)?"):
+        load_model(path, other)
+
+
+@pytest.mark.parametrize("channels", [63, 0])
+def test_widths_that_fit_no_network_are_refused(path: Path, channels: int):
+    state = {"conv1.weight": torch.zeros(channels, 3, 7, 7), "fc.weight": torch.zeros(10, 512)}
+    save_file(state, path)
+    with pytest.raises(ModelFileError, match="is not of th"):
+        load_model(path, "resnet18")
 
 
 @pytest.mark.parametrize(("name", "shape"), [("lenet", (1, 28, 28)), ("lenet", (3, 32, 32)), ("digits", (1, 8, 8))])

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from pertbound.certificates.base import Certificate
-from pertbound.numerics import SLACK
+from pertbound.numerics import SLACK, UNIT32, UNIT64
 from pertbound.problem import Certified, Guarantee, Problem
 from pertbound.push import Push
 from pertbound.search import largest_certified
+
+DOUBLE = UNIT32 / UNIT64
+"""How many times finer float64 is than float32."""
 
 
 @final
@@ -29,9 +33,9 @@ class Lipschitz(Certificate):
     Operator norms are computed on first use and kept with the network; after that a batch costs a forward pass.
 
     The logits at the sample are computed in the network's own dtype, and the worst case of their rounding is taken
-    off the margin. Samples where that is more than `resolve` of the margin are computed again in float64, where it is
-    negligible; so are all samples where float32 products may be computed with less (accelerators, or
-    `torch.set_float32_matmul_precision` below "highest").
+    off the margin. Samples where that is more than `resolve` of the margin are computed again in float64, unless it is
+    so much more that float64 could not tell any two of their logits apart either; all samples are, where float32
+    products may be computed with less (accelerators, or `torch.set_float32_matmul_precision` below "highest").
 
     In other norms the radius is what the L2 radius implies (norm_2 <= norm_1, norm_2 <= sqrt(d) norm_inf), and a box is
     not used: what holds anywhere holds within it.
@@ -52,7 +56,7 @@ class Lipschitz(Certificate):
         push = problem.network.derive(Push)
         view = _View(push, problem.x if _plain_float32(problem.x) else problem.x.to(torch.float64), problem.labels)
         radius = view.radius(self.tolerance)
-        noisy = view.noise_share > self.resolve
+        noisy = (view.noise_share > self.resolve) & ~view.drowned
         if _plain_float32(problem.x) and bool(noisy.any()):
             labels = None if problem.labels is None else problem.labels[noisy]
             again = _View(push, problem.x[noisy].to(torch.float64), labels)
@@ -105,9 +109,22 @@ class _View:
         radius = largest_certified(self._margin, self._differences[:, 0], tolerance=tolerance)
         return torch.where(torch.isfinite(self._logits).all(1), radius, torch.zeros_like(radius))
 
+    @cached_property
+    def _noise(self) -> Tensor:
+        """How much of each difference of logits rounding can explain, (batch, classes)."""
+        return self._changes(torch.zeros_like(self._differences[:, :1]))
+
     @property
     def noise_share(self) -> Tensor:
         """The part of the smallest margin that rounding can explain; 0 where the sample is misclassified."""
-        noise = self._changes(torch.zeros_like(self._differences[:, :1]))
-        share = (noise / self._differences).masked_fill(self._own, 0.0)
+        share = (self._noise / self._differences).masked_fill(self._own, 0.0)
         return share.clamp_min(0.0).amax(1)
+
+    @property
+    def drowned(self) -> Tensor:
+        """Whether float32's rounding, even if it were that of float64, could explain every difference of logits.
+
+        Not where a float32 overflows, or sees no difference at all: there float64 may see more.
+        """
+        spread, noise = self._logits.amax(1) - self._logits.amin(1), self._noise.amax(1)
+        return (spread > 0) & (noise >= DOUBLE * spread) & (noise < torch.inf)

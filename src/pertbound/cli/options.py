@@ -17,6 +17,7 @@ from pertbound.engine import Engine, Local, Ray
 from pertbound.errors import InputError
 from pertbound.experiments.job import Job, Sources
 from pertbound.experiments.question import Question
+from pertbound.models import ARCHITECTURES
 from pertbound.preprocessing import Numbers
 
 NAMES = ("mnist", "cifar10", "digits")
@@ -61,7 +62,7 @@ class Asked:
     ] = None
     architecture: Annotated[
         str | None,
-        typer.Option("--architecture", help="The network behind a .safetensors file: lenet or digits."),
+        typer.Option("--architecture", help=f"The network behind a .safetensors file: {', '.join(ARCHITECTURES)}."),
     ] = None
     data_dir: DataDir = None
     limit: Limit = None

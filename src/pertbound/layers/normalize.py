@@ -55,7 +55,7 @@ class Diagonal(Linear):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """scale * x + shift."""
-        return inputs[0] * self.scale + self.shift
+        return (inputs[0] * self.scale).add_(self.shift)
 
     def apply(self, x: Tensor) -> Tensor:
         """scale * x."""

@@ -85,16 +85,19 @@ class LocalResponse(Layer):
         return functional.local_response_norm(inputs[0], self.size, self.alpha, self.beta, self.k)
 
     def _sums(self, squares: Tensor) -> Tensor:
-        """Sums over each channel's window."""
-        before, after = self.size // 2, (self.size - 1) // 2
-        flat = squares.flatten(2).transpose(1, 2)
-        padded = functional.pad(flat, (before, after))
-        return padded.unfold(2, self.size, 1).sum(-1).transpose(1, 2).reshape(squares.shape)
+        """Sums over each channel's window: the channels, moved by as much as the window is wide, added up."""
+        channels, before, after = squares.shape[1], self.size // 2, (self.size - 1) // 2
+        padded = functional.pad(squares.flatten(2), (0, 0, before, after))
+        sums = padded[:, :channels].clone()
+        for start in range(1, self.size):
+            sums += padded[:, start : start + channels]
+        return sums.reshape(squares.shape)
 
     def local(self, *inputs: Tensor) -> Tensor | None:
-        """sqrt(max S_i) of each sample, rounded up."""
-        sums = self._sums(inputs[0].to(torch.float64).square())
-        return sums.flatten(1).amax(1).sqrt() * (1 + 1e-12) + 1e-150
+        """sqrt(max S_i) of each sample, rounded up: `size` + 1 roundings, and squares that underflow."""
+        info = torch.finfo(inputs[0].dtype)
+        sums = self._sums(inputs[0].square()).flatten(1).amax(1).to(torch.float64)
+        return (sums * (1 + reserve(self.size + 2, inputs[0].dtype)) + self.size * info.tiny).sqrt() * (1 + 1e-12)
 
     def _steepest(self, largest: Tensor) -> Tensor:
         """The bound on the Jacobian's norm where sqrt(S_i) <= largest."""

@@ -15,6 +15,7 @@ from pertbound.store import write_whole
 
 _PICKLE_ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
+_COUNT = "num_batches_tracked"
 _REMEDY = "convert it where you trust it, with safetensors.torch.save_file(model.state_dict(), path)"
 
 
@@ -34,9 +35,10 @@ def save_checkpoint(model: nn.Module, path: Path, metadata: Mapping[str, str]) -
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file.
 
-    Raises `ModelFileError` when the file is absent, damaged or a pickle, or a tensor is not finite float32.
+    Raises `ModelFileError` when the file is absent, damaged or a pickle, or a tensor is not finite float32. Batch
+    normalisation's count of batches, which no prediction reads, is left out.
     """
-    tensors = _read(path)[0]
+    tensors = {name: tensor for name, tensor in _read(path)[0].items() if not name.endswith(_COUNT)}
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32:
             raise ModelFileError(f"{name} in {path} is {tensor.dtype}, expected torch.float32; save it as float32")
@@ -47,15 +49,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """What `save_checkpoint` was given as metadata. Raises `ModelFileError` as `read_tensors` does."""
-    return _read(path)[1]
+    return _read(path, whole=False)[1]
 
 
 def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Give `model` the weights `tensors`, which came from `path`, and put it in evaluation mode.
 
-    Raises `ModelFileError`, naming what differs, unless names and shapes are exactly the model's.
+    A model without weights yet, on the device "meta", gets its memory here. Raises `ModelFileError`, naming what
+    differs, unless names and shapes are exactly the model's.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    counts = {name: torch.tensor(0) for name in model.state_dict() if name.endswith(_COUNT)}
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items() if name not in counts}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     wrong = [f"lacks {name}" for name in expected if name not in found]
     wrong += [f"has {name} besides" for name in found if name not in expected]
@@ -65,15 +69,18 @@ def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
         if found.get(name, shape) != shape
     ]
     if wrong:
-        raise ModelFileError(f"{path} is not of this architecture: it {'; it '.join(wrong)}")
-    model.load_state_dict(dict(tensors))
+        shown = wrong if len(wrong) <= 8 else [*wrong[:8], f"and differs in {len(wrong) - 8} more tensors"]
+        raise ModelFileError(f"{path} is not of this architecture: it {'; it '.join(shown)}")
+    if any(weights.is_meta for weights in model.parameters()):
+        model.to_empty(device="cpu")
+    model.load_state_dict({**tensors, **counts})
     model.eval()
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _read(path: Path, *, whole: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as stored:
-            names: list[str] = list(stored.keys())
+            names: list[str] = list(stored.keys()) if whole else []
             return {name: stored.get_tensor(name) for name in names}, dict(stored.metadata() or {})
     except (OSError, SafetensorError, ValueError) as error:
         if _looks_pickled(path):

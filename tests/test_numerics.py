@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from oracles import dense
+from pertbound import numerics
 from pertbound.layers import Conv
 from pertbound.numerics import (
     GRID,
@@ -112,6 +113,27 @@ def test_spectral_norm_of_a_top_direction_that_the_guess_misses() -> None:
     start = start / torch.linalg.vector_norm(start)
     _check(torch.outer(hidden, hidden) * 3 + torch.outer(start, start))
     _check(torch.outer(hidden, hidden) * 1000 + torch.outer(start, start))
+
+
+@pytest.mark.parametrize("factor", [1e-9, 0.5, 0.999, 1.0, 1.001, 3.0])
+@pytest.mark.parametrize("shape", [(40, 60), (70, 5, 9), (3, 40, 40)])
+def test_no_guess_is_believed(factor: float, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is guessed, what is returned was proved; only a guess that is too large costs tightness."""
+    guess = numerics._largest_eigenvalue_guess
+    monkeypatch.setattr(numerics, "_largest_eigenvalue_guess", lambda gram, steps: factor * guess(gram, steps))
+    _check(_random(9, *shape), CLOSE if factor <= 1 else factor)
+    monkeypatch.setattr(numerics, "_below", lambda gram, tau: torch.ones(len(gram), dtype=torch.bool))
+    if factor < 0.9:
+        with pytest.raises(AssertionError):  # without the proof
+            _check(_random(9, *shape), factor)
+
+
+@pytest.mark.parametrize("shape", [(1, 100, 100), (3, 64, 90), (1, 500, 500)])
+def test_guesses_are_good_enough_that_one_proof_will_do(shape: tuple[int, ...]) -> None:
+    a = _random(4, *shape)
+    gram = a @ a.mT
+    true = float(torch.linalg.eigvalsh(gram).max())
+    assert true * (1 - 1e-4) <= numerics._largest_eigenvalue_guess(gram, numerics.FINE) <= true * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-150, 1e-30, 1.0, 1e30, 1e150, 1e200, 1e300])

@@ -13,9 +13,10 @@ from contracts.push import check_push
 from mutants.push import PushMutant, push_mutants
 from oracles import ascent, dense
 from oracles import exact as precise
+from pertbound import push as module
 from pertbound.certificates import Lipschitz
 from pertbound.graph import Graph
-from pertbound.layers import AveragePool, Conv, Dense, Layer, Linear, MaxPool, ReLU, Reshape, linear
+from pertbound.layers import Add, AveragePool, Conv, Dense, Layer, Linear, MaxPool, ReLU, Reshape, linear
 from pertbound.layers.linear import matrix_of
 from pertbound.problem import Problem
 from pertbound.push import Push, _product_error
@@ -303,6 +304,48 @@ def test_radii_of_a_batch_are_those_of_its_samples(generator: torch.Generator) -
         alone = push.radii(rho[i : i + 1], push.summarise(x[i : i + 1])[1])
         for name, radius in alone.items():
             assert float(radius) == pytest.approx(float(together[name][i]), rel=1e-9)
+
+
+@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS.keys())
+def test_a_batch_in_pieces_is_the_batch(
+    graph: Graph, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(5, *graph.input_shape, generator=generator, dtype=torch.float64)
+    push = Push(graph)
+    logits, summary = push._summarise(x, None)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    monkeypatch.setattr(module, "CACHE", 1)
+    assert push._at_once == 2
+    found, joined = push.summarise(x)
+    torch.testing.assert_close(found, logits, rtol=1e-12, atol=1e-12)
+    for whole, parts in zip(vars(summary).values(), vars(joined).values(), strict=True):
+        assert list(whole) == list(parts)
+        for name, value in whole.items():
+            assert isinstance(value, torch.Tensor) == isinstance(parts[name], torch.Tensor)
+            torch.testing.assert_close(parts[name], value, rtol=1e-9, atol=0.0)
+
+
+@pytest.mark.parametrize("graph", GRAPHS.values(), ids=GRAPHS.keys())
+def test_norms_that_are_passed_over_are_not_missed(graph: Graph, generator: torch.Generator) -> None:
+    """A layer whose diagonal is folded into it is not bounded itself, where only logits are asked for."""
+    x = torch.randn(4, *graph.input_shape, generator=generator, dtype=torch.float64)
+    rho, reference = torch.full((4, 1), 0.3, dtype=torch.float64), torch.tensor([0, 1, 0, 1])
+    push, whole = Push(graph), Push(graph)
+    whole._passed = set()
+    _, summary = push.summarise(x)
+    torch.testing.assert_close(
+        push.changes(summary, reference)(rho), whole.changes(summary, reference)(rho), rtol=1e-3, atol=0.0
+    )
+
+
+def test_which_norms_are_passed_over() -> None:
+    assert Push(GRAPHS["normalised, ReLU"])._passed
+    assert not Push(GRAPHS["normalised, Sigmoid"])._passed  # whose Taylor bound reads them
+    b = Builder((4,), 0)
+    first = b.dense(3)
+    second = b.batch_norm()
+    b.add(Add(), first, second)
+    assert not Push(b.graph())._passed  # the sum reads it, too
 
 
 def test_it_runs_without_and_in_inference_mode() -> None:

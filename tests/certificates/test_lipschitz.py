@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -105,6 +106,46 @@ def test_rounding_of_the_logits_is_counted(generator: torch.Generator) -> None:
     right = network(x).double().argmax(1) == (x.double() @ model.weight.double().T).argmax(1)
     assert bool((got.radius <= exact * (1 + 1e-9)).all())
     assert bool((got.radius[~right] == 0).all())
+
+
+def _precisions(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
+    """The dtypes of all passes from here on."""
+    seen: list[torch.dtype] = []
+    run = pb.Graph.run
+    monkeypatch.setattr(pb.Graph, "run", lambda self, x, visit=None: seen.append(x.dtype) or run(self, x, visit))
+    return seen
+
+
+def _silent(gain: float) -> nn.Module:
+    """Six layers that stretch by `gain` what the sample (1, 0) has nothing of."""
+    layers: list[nn.Module] = []
+    for _ in range(6):
+        layer = nn.Linear(2, 2, bias=False)
+        layer.weight.data = torch.diag(torch.tensor([1.0, gain]))
+        layers += [layer, nn.ReLU()]
+    last = nn.Linear(2, 2, bias=False)
+    last.weight.data = torch.tensor([[1.0, 1.0], [0.0, 0.0]])
+    return nn.Sequential(*layers, last).eval()
+
+
+@pytest.mark.parametrize(("gain", "again"), [(2.0, False), (30.0, True), (1e6, False)])
+def test_float64_where_it_can_help(gain: float, again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not where float32 will do, and not where rounding hides every logit in float64 as well."""
+    x = torch.tensor([[1.0, 0.0]])
+    network = pb.from_torch(_silent(gain), x)
+    seen = _precisions(monkeypatch)
+    radius = float(pb.certify(network, x, pb.Lipschitz()).radius)
+    assert (torch.float64 in seen) == again
+    assert (radius > 0) == (gain < 1e6)
+    assert radius <= 1.0
+
+
+def test_float64_where_float32_overflows() -> None:
+    model = nn.Linear(2, 2, bias=False)
+    model.weight.data = torch.tensor([[1e30, 0.0], [0.0, 1e30]])
+    x = torch.tensor([[1.5e8, 1e8]])
+    radius = float(pb.certify(pb.from_torch(model, torch.zeros(1, 2)), x, pb.Lipschitz()).radius)
+    assert radius == pytest.approx(0.5e8 / math.sqrt(2), rel=1e-3)
 
 
 PRECISIONS = """

@@ -12,6 +12,7 @@ from contracts.graphs import Builder, graphs
 from contracts.last_step import check_last_step
 from contracts.relaxation import (
     BALLS,
+    bent_regions,
     check_domain,
     check_on_a_grid,
     check_relaxation,
@@ -48,6 +49,11 @@ TIGHTENED += ["convolutional, ReLU, overlapping max", "activation first, LeakyRe
 def test_tightened_regions_hold_as_well(name: str, generator: torch.Generator) -> None:
     ball = BALLS[(list(GRAPHS).index(name) + 2) % len(BALLS)]
     check_relaxation(GRAPHS[name], ball, generator, make=tightened_regions)
+
+
+@pytest.mark.parametrize("name", TIGHTENED)
+def test_boxes_from_quadratic_relaxation_hold(name: str, generator: torch.Generator) -> None:
+    check_relaxation(GRAPHS[name], Ball(), generator, make=bent_regions)
 
 
 @pytest.mark.parametrize("name", TIGHTENED[:3])

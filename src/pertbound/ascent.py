@@ -19,7 +19,7 @@ from torch import Tensor
 from pertbound.forms import Duals, Form, Regions, wide
 from pertbound.graph import INPUT
 from pertbound.regions import Rest, Views, take
-from pertbound.relaxation import DualsOf, Ground, margin_at_rest, margin_form, pull_to_input, wrong_classes
+from pertbound.relaxation import CURVATURE, DualsOf, Ground, margin_at_rest, margin_form, pull_to_input, wrong_classes
 from pertbound.sets import Ball
 
 RATES = {"slope": 0.05, "shift": 0.05, "curvature": 0.1, "centre": 0.1}
@@ -28,16 +28,20 @@ FIRST, LAST = 1.5, 0.2
 """Where it is known how many steps there will be, the first is so many times as long and the last, falling evenly."""
 LATER = 0.5
 """Where it is not, in problems that were climbed before, they are so many times as long."""
-CURVATURE = -1.0
-"""Logarithm of the curvature that every nonlinear layer starts with, in units of margin / radius^2."""
 ROUNDS = (2, 2, 2, 2, 2, 5)
 """Steps between two updates of the radius that regions are built for: often at first, when it is far too small."""
 AHEAD = 1.02
 """The radius that regions are built for, over the smallest root of a sample's items."""
 NEAR = 1.03
-"""Items whose root is at most this many times that radius climb; the others are not what holds the sample back."""
+"""Items whose root is at most this many times that radius climb, or as many times as it grew in the last round; the
+others are not what holds the sample back."""
+STALE = 0.9
+"""Also those climb whose root is that of regions for less than this part of that radius."""
 TRUSTED = 2.0
 """A root beyond the radius that the regions hold for is extrapolated: it is believed up to this many times that."""
+HELD, FELL = 0.98, 0.8
+"""The parts of that radius above which a root shows that it was not too large, and below which, that it was: then the
+item goes back to where it was."""
 REPAIRS = 3
 """How often items that hold their sample back at the end climb again."""
 Key = tuple[str, str]
@@ -152,7 +156,7 @@ class Items:
         """The items (sample, other), two (items,) tensors; `reference` and `reach` are (samples,), reach float64."""
         own, rest, ball = reference[sample], views.rest, views.ball
         needed, position = sample.unique(return_inverse=True)
-        regions = take(views.regions(needed, reach[needed]), position, dtype)
+        regions = take(views.regions(needed, reach[needed], dtype), position, dtype)
         form = margin_form(own, other, rest.graph.classes, dtype)
         drift = rest.take(needed).drift(ball, reach[needed], reference[needed])[position, other]
         margin = margin_at_rest(rest.logits[sample], own, other) - drift
@@ -169,12 +173,13 @@ class Items:
         form, reach = Form(self.form.linear.to(dtype)), self.reach.to(dtype)
         return Items(self.rest, self.ball, form, self.margin, regions, reach)
 
-    def start(self, *, curved: bool) -> Variables:
+    def start(self) -> Variables:
         """Variables to begin with."""
         graph = self.rest.graph
         with torch.no_grad():
-            ground = pull_to_input(graph, self.form, graph.output.name, self.regions, curved=curved)
-        return Variables.of(ground.duals, self.margin.to(self.reach.dtype))
+            scale = self.margin.to(self.reach.dtype)
+            ground = pull_to_input(graph, self.form, graph.output.name, self.regions, scale=scale)
+        return Variables.of(ground.duals, scale)
 
     def ground(self, variables: Variables) -> Ground:
         """The items' forms pulled down to the input."""
@@ -227,12 +232,16 @@ class Ascent:
         self.sample, self.other = wrong_classes(reference, views.rest.graph.classes)
         self.reach = start.clone()
         self.root = start[self.sample].to(torch.float32)
+        self.aim = start.clone()
+        """About where each sample's smallest root is the radius that regions are built for, (samples,) float64."""
         self.alive = torch.ones(len(reference), dtype=torch.bool, device=reference.device)
         """The samples that still gain."""
-        self._before = torch.zeros_like(start)
+        self._held, self._lost = torch.zeros_like(start), torch.full_like(start, torch.inf)
+        self._seen = torch.zeros_like(self.sample, dtype=torch.float64)
+        self._before, self._growth = torch.zeros_like(start), torch.full_like(start, torch.inf)
         self.done, self.rounds = 0, 0
         """Steps and rounds so far."""
-        self.variables = self._items(numbered(self.sample), self.reach, torch.float32).start(curved=True)
+        self.variables = self._items(numbered(self.sample), self.reach, torch.float32).start()
 
     def _items(self, rows: Tensor, reach: Tensor, dtype: torch.dtype) -> Items:
         return Items.of(self.views, self.reference, self.sample[rows], self.other[rows], reach, dtype)
@@ -254,18 +263,45 @@ class Ascent:
         while self.done < end and bool(self.alive.any()):
             length = min(ROUNDS[min(self.rounds, len(ROUNDS) - 1)], end - self.done)
             self.done, self.rounds = self.done + length, self.rounds + 1
-            rows = (self.alive[self.sample] & (self.root <= NEAR * self.reach[self.sample])).nonzero().flatten()
+            near = (torch.maximum(self.reach, self._before) * self._growth.clamp_min(NEAR))[self.sample]
+            stale = self._seen < STALE * self.reach[self.sample]
+            rows = (self.alive[self.sample] & ((self.root <= near) | stale)).nonzero().flatten()
             if len(rows):
                 variables = self.variables.take(rows)
                 items = self._items(rows, self.reach, torch.float32)
                 root = items.ascend(variables, self.root[rows], length, planned or end)
+                # what was learnt where too much was asked is of no use at smaller radii
+                fell = (root < FELL * items.reach) & (self._held > 0)[self.sample[rows]]
                 self.root[rows] = torch.minimum(root, TRUSTED * items.reach)
-                self.variables.put(rows, variables)
-            now = self.smallest(self.root).to(torch.float64)
-            self.alive = self.alive & ((now - self._before).abs() > tolerance * now * length / ROUNDS[-1])
-            self._before = now
-            reach = now.clamp(0.5 * self.reach, 2 * self.reach) * AHEAD
-            self.reach = torch.where(self.alive, reach if upper is None else torch.minimum(reach, upper), self.reach)
+                self.variables.put(rows[~fell], variables.take(~fell))
+                self._seen[rows] = items.reach.to(self._seen)
+            now, fell = self._moved()
+            gained = (now - self._before).abs() > tolerance * now * length / ROUNDS[-1]
+            self.alive = self.alive & (gained | fell)
+            self._growth, self._before = torch.nan_to_num(now / self._before, nan=torch.inf), now
+            if upper is not None:
+                self.reach = torch.minimum(self.reach, upper)
+
+    def _moved(self) -> tuple[Tensor, Tensor]:
+        """Set the radii that regions are built for next; the smallest roots by then, and which samples fell.
+
+        Boxes can widen so fast that a root is far below the radius once regions are built for a little more: then the
+        next radius lies between the largest that held and this one.
+        """
+        now, reach = self.smallest(self.root).to(torch.float64), self.reach
+        holds, fell = now >= HELD * reach, (now < FELL * reach) & (self._held > 0)
+        # boxes for less give a larger root, so the radius that is its own root is between these two
+        crossing = torch.where(now < reach, (now.clamp_min(0.25 * reach) * reach).sqrt(), now)
+        self.aim = torch.where(self.alive, crossing, self.aim)
+        more = crossing.clamp(max=2 * reach) * AHEAD
+        target = torch.where(holds, torch.minimum(more, (more * self._lost).sqrt()), crossing)
+        self._lost = torch.where(fell, reach, 1.1 * self._lost)
+        target = torch.where(fell, (self._held.clamp(0.5 * reach, 0.95 * reach) * reach).sqrt(), target)
+        self._held = torch.where(holds, reach, torch.minimum(self._held, 0.9 * target))
+        again = fell[self.sample] & (self.root < reach[self.sample])
+        self.root = torch.where(again, target[self.sample].to(self.root.dtype), self.root)
+        self.reach = torch.where(self.alive, target, reach)
+        return torch.where(fell, target, now), fell
 
     def proved(self) -> Tensor:
         """The largest radius of each sample at which float64 proves every item, (samples,) float64; 0 where none.
@@ -273,7 +309,7 @@ class Ascent:
         Items that rested while the radius grew may hold their sample back: these climb once more.
         """
         every = numbered(self.sample)
-        reach = self.smallest(self.root).to(torch.float64) * 1.001
+        reach = self.aim * 1.001
         radius = self._items(every, reach, torch.float64).proved(self.variables, every, reach[self.sample])
         for _ in range(REPAIRS):
             target = torch.minimum(self.typical(radius), reach)

@@ -37,9 +37,11 @@ from pertbound.layers import (
     Reshape,
 )
 
-STEPS = 150
+STEPS = 600
 """Of Adam, with `RATE` at first and 0 in the end, each after three rounds of power iteration."""
 RATE = 0.02
+STRAY = 0.001
+"""How much of a random direction is added before each power iteration: another singular value may be largest by now."""
 SETTLED = 30
 """Rounds of power iteration before a norm counts."""
 ENTRIES = 2**18
@@ -119,13 +121,14 @@ def _descend(graph: Graph, found: list[Link]) -> tuple[list[Tensor], float]:
     device = graph.device
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         generator = torch.Generator(device="cpu").manual_seed(0)
-        right = {n: torch.randn(1, *layers[n].input_shape, generator=generator).to(device) for n in names}
+        right = {name: _unit(layers[name], generator) for name in names}
         logs = [torch.zeros(link.channels, device=device) for link in found]
 
         def product(times: int) -> tuple[float, list[Tensor]]:
             """Its logarithm, and the derivatives by the logs."""
             value, slopes = 0.0, [torch.zeros_like(log) for log in logs]
             for name in names:
+                right[name] = right[name] + STRAY * _unit(layers[name], generator)
                 above = next((i for i, link in enumerate(found) if link.above == name), None)
                 below = next((i for i, link in enumerate(found) if link.below == name), None)
                 out = None if above is None else logs[above].exp()
@@ -163,6 +166,12 @@ def _largest(
         v = _times(layer.transpose(_times(u, out)), into)
         v = v / torch.linalg.vector_norm(v).clamp_min(1e-30)
     return u, v, norm
+
+
+def _unit(layer: Linear, generator: torch.Generator) -> Tensor:
+    """A random input of norm 1."""
+    v = torch.randn(1, *layer.input_shape, generator=generator).to(layer.device)
+    return v / torch.linalg.vector_norm(v)
 
 
 def _times(x: Tensor, factors: Tensor | None) -> Tensor:

@@ -23,7 +23,7 @@ from pertbound.forms import Form, Regions, norms, wide
 from pertbound.graph import INPUT, Graph, in_float64
 from pertbound.problem import Problem
 from pertbound.push import Push
-from pertbound.regions import Rest, Views
+from pertbound.regions import Rest
 from pertbound.relaxation import Ground
 from pertbound.search import LARGEST
 from pertbound.sets import Ball
@@ -120,9 +120,7 @@ def layer_losses(
     parts: list[_Part] = []
 
     def work(rest: Rest, reference: Tensor, lipschitz: Tensor, upper: Tensor) -> Tensor:
-        tighten = certificate.memory if certificate.tighten else None
-        ascent = Ascent(Views(rest, within, tighten), reference, lipschitz)
-        ascent.climb(certificate.steps, tolerance=certificate.tolerance, upper=upper)
+        ascent = certificate.climbed(rest, within, reference, lipschitz, upper)
         done = sum(len(part.radius) for part in parts)
         hint = None if adversarial is None else adversarial[rows[done : done + len(reference)]].to(torch.float64)
         parts.append(_divided(ascent, hint))
@@ -230,7 +228,7 @@ class _Part:
 def _divided(ascent: Ascent, hint: Tensor | None) -> _Part:
     """What was climbed to, evaluated at the worst input that is found; NaN where nothing was proved."""
     sample, every = ascent.sample, numbered(ascent.sample)
-    reach = ascent.smallest(ascent.root).to(torch.float64) * 1.001  # as `Ascent.proved` has it
+    reach = ascent.aim * 1.001  # as `Ascent.proved` has it
     items = Items.of(ascent.views, ascent.reference, sample, ascent.other, reach, torch.float64)
     before = ascent.variables.take(every)
     ascent.proved()  # items that were left behind climb once more, which need not do them good

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from pertbound.forms import Form, Region, Regions, Signs, norms, wide
 from pertbound.graph import INPUT, Graph, Node
 from pertbound.layers import Linear
+from pertbound.layers.piecewise import TwoPieces
 from pertbound.numerics import SLACK, UNIT64
 from pertbound.push import Push, Summary
 from pertbound.relaxation import pull_to_input
@@ -20,6 +22,25 @@ STALE = 0.7
 """Tightened boxes are computed anew when the radius falls below this part of the one that they were made for."""
 FORESIGHT = 1.1
 """They are made for a radius that is larger than the present one by this factor."""
+
+
+BENT = 0.7
+"""With curvature, tightening starts with that of a value of this part of half the box's width."""
+
+
+@final
+@dataclass(frozen=True)
+class Tighten:
+    """That boxes are to be tightened by backward substitution up to their nodes, in so many bytes of `memory`.
+
+    Nodes of more than `entries` entries are left out. With `curved` by quadratic relaxation, as its layers start it:
+    for L2 that is much tighter than linear relaxation where many entries are undecided. Only float64 is sound.
+    """
+
+    memory: int
+    entries: float = math.inf
+    curved: bool = False
+    dtype: torch.dtype = torch.float64
 
 
 @final
@@ -81,14 +102,15 @@ class Rest:
                 noise[node.name] = node.layer.noise(*(sizes[name] for name in node.inputs), unit=UNIT64)
         return push.changes(Summary(noise, {}, {}), reference)(torch.zeros_like(eps)[:, None]) * (1 + SLACK)
 
-    def regions(self, ball: Ball, eps: Tensor, *, tighten: int | None = None, signs: Signs | None = None) -> Regions:
+    def regions(
+        self, ball: Ball, eps: Tensor, *, tighten: Tighten | None = None, signs: Signs | None = None
+    ) -> Regions:
         """The regions for inputs within `ball` of radius eps (samples,) around each sample; float64, sound.
 
         At every node the box is the intersection of what intervals say (`Layer.interval` of the boxes before), what the
         radius of the node says, and, behind a linear layer, what the radius of its input and the norm of each row say.
-        With `tighten`, a number of bytes to work in, also of what linear relaxation says of the entries that the layer
-        reading them is undecided about. All of these hold the node's exact value at the sample, so no intersection is
-        empty.
+        With `tighten` also of what a relaxation says of the entries that the layer reading them is undecided about.
+        All of these hold the node's exact value at the sample, so no intersection is empty.
 
         With `signs` the regions are those of inputs that give these entries these signs. Then intersections can be
         empty, lower > upper (`empty`): no such input exists, and all else that is said of that sample is idle.
@@ -111,7 +133,8 @@ class Rest:
                 reach = torch.minimum(reach, (rows + wide(noise, value)) * (1 + 1e-12))
             box = node.layer.interval(*(found[name].box for name in node.inputs))
             found[node.name] = Region(value, _within(box, value, reach), radius, noise)
-            if tighten is not None and node.name in readers and any(name != INPUT for name in node.inputs):
+            small = tighten is not None and value[0].numel() <= tighten.entries
+            if tighten is not None and small and node.name in readers and any(name != INPUT for name in node.inputs):
                 undecided = readers[node.name].undecided(found[node.name].box)
                 box = tightened(graph, node.name, found, undecided, ball, eps, tighten)
                 found[node.name] = Region(value, box, radius, noise)
@@ -120,68 +143,93 @@ class Rest:
         return found
 
 
-def tightened(graph: Graph, name: str, regions: Regions, entries: Tensor, ball: Ball, eps: Tensor, memory: int) -> Box:
-    """The box of node `name`, smaller where `entries` (samples, *shape) says so: by linear relaxation up to that node.
+def tightened(
+    graph: Graph, name: str, regions: Regions, entries: Tensor, ball: Ball, eps: Tensor, tighten: Tighten
+) -> Box:
+    """The box of node `name`, smaller where `entries` (samples, *shape) says so: by a relaxation up to that node.
 
-    Each entry is pulled back to the input twice, upwards and downwards, in pieces that fit `memory` bytes.
+    Each entry is pulled back to the input twice, upwards and downwards, in pieces that fit the memory. All items of a
+    piece belong to one sample.
     """
-    region = regions[name]
-    lower, upper = region.box.lower.flatten(1).clone(), region.box.upper.flatten(1).clone()
-    sample, entry = entries.flatten(1).nonzero(as_tuple=True)
+    kink = all(isinstance(node.layer, TwoPieces) for node in graph.nodes if name in node.inputs)
+    region, dtype = regions[name], tighten.dtype
+    value, ends = region.value.flatten(1), [region.box.lower.flatten(1).clone(), region.box.upper.flatten(1).clone()]
+    entries = entries.flatten(1)
+    # what decides a kink at 0 is the end beyond it
+    sides = (entries & (value >= 0), entries & (value < 0)) if tighten.curved and kink else (entries, entries)
+    shared = all(node.layer.broadcasts for node in graph.nodes)
     sizes = sum(part.value[0].numel() for part in regions.values())
+    piece = max(1, tighten.memory // (8 * 20 * sizes))
     with torch.no_grad():
-        for at in range(0, len(sample), piece := max(1, memory // (8 * 20 * sizes))):
-            rows, columns = sample[at : at + piece], entry[at : at + piece]
-            some = take(regions, rows)
-            unit = torch.zeros(len(rows), lower.shape[1], dtype=torch.float64, device=eps.device)
-            unit.scatter_(1, columns[:, None], 1.0)
-            value = region.value.flatten(1)[rows, columns]
-            for sign, ends in ((1.0, lower), (-1.0, upper)):
-                form = Form(sign * unit.reshape(-1, *region.value.shape[1:]))
-                least = pull_to_input(graph, form, name, some).lower(ball, some[INPUT].value, eps[rows])
-                # the exact value is off the computed one by at most the noise, which is part of the pulled form
-                bound = value + sign * least
-                bound = bound - sign * 2.0**-52 * (value.abs() + least.abs())
-                tighter = torch.fmax(ends[rows, columns], bound) if sign > 0 else torch.fmin(ends[rows, columns], bound)
-                ends[rows, columns] = tighter
-    return Box(lower.reshape(region.value.shape), upper.reshape(region.value.shape))
+        for row in range(len(value)):
+            own = torch.tensor([row], device=value.device)
+            one = take(regions, own, dtype)
+            width = ends[1][row] - ends[0][row]
+            for sign, end, wanted in zip((1.0, -1.0), ends, sides, strict=True):
+                found = wanted[row].nonzero().flatten()
+                for columns in found.split(piece) if len(found) else ():
+                    unit = torch.zeros(len(columns), value.shape[1], dtype=dtype, device=value.device)
+                    unit.scatter_(1, columns[:, None], sign)
+                    form = Form(unit.reshape(-1, *region.value.shape[1:]))
+                    scale = (BENT / 2 * width[columns]).to(dtype) if tighten.curved else None
+                    some = one if shared else take(regions, own.expand(len(columns)), dtype)
+                    ground = pull_to_input(graph, form, name, some, scale=scale)
+                    x = one[INPUT].value.expand_as(ground.form.linear)
+                    least = ground.lower(ball, x, eps[row].to(dtype).expand(len(x))).to(torch.float64)
+                    # the exact value is off the computed one by at most the noise, which is part of the pulled form
+                    rest = value[row, columns]
+                    bound = rest + sign * least
+                    bound = bound - sign * 2.0**-52 * (rest.abs() + least.abs())
+                    better = torch.fmax if sign > 0 else torch.fmin
+                    end[row, columns] = better(end[row, columns], bound)
+    return Box(ends[0].reshape(region.value.shape), ends[1].reshape(region.value.shape))
 
 
 @final
 class Views:
     """Regions of a batch for changing radii; tightened boxes, which are dear, are kept while they hold."""
 
-    def __init__(self, rest: Rest, ball: Ball, tighten: int | None) -> None:
+    def __init__(self, rest: Rest, ball: Ball, tighten: Tighten | None) -> None:
         """`tighten` as in `Rest.regions`."""
         self.rest, self.ball, self.tighten = rest, ball, tighten
-        self._reach = torch.zeros(len(rest.x), dtype=torch.float64, device=rest.x.device)
-        self._kept: dict[str, Box] = {}
+        self._kept: dict[torch.dtype, _Kept] = {}
 
-    def regions(self, rows: Tensor, eps: Tensor) -> Regions:
-        """The regions of the samples `rows` for radius eps, one for each of them."""
-        rest = self.rest.take(rows)
-        found = rest.regions(self.ball, eps)
+    def regions(self, rows: Tensor, eps: Tensor, dtype: torch.dtype = torch.float64) -> Regions:
+        """The regions of the samples `rows` for radius eps, one for each of them; those in float64 are sound."""
+        found = self.rest.take(rows).regions(self.ball, eps)
         if self.tighten is None:
             return found
-        self._renew(rows[(eps > self._reach[rows]) | (eps < STALE * self._reach[rows])], rows, eps)
+        kept = self._kept.setdefault(dtype, _Kept(torch.zeros_like(self.rest.x.flatten(1)[:, 0])))
+        self._renew(kept, rows[(eps > kept.reach[rows]) | (eps < STALE * kept.reach[rows])], rows, eps, dtype)
         return {
-            name: _met(region, Box(self._kept[name].lower[rows], self._kept[name].upper[rows]))
-            if name in self._kept
+            name: _met(region, Box(kept.boxes[name].lower[rows], kept.boxes[name].upper[rows]))
+            if name in kept.boxes
             else region
             for name, region in found.items()
         }
 
-    def _renew(self, stale: Tensor, rows: Tensor, eps: Tensor) -> None:
+    def _renew(self, kept: _Kept, stale: Tensor, rows: Tensor, eps: Tensor, dtype: torch.dtype) -> None:
         if len(stale) == 0:
             return
-        wanted = torch.zeros_like(self._reach).scatter(0, rows, eps)[stale] * FORESIGHT
-        tight = self.rest.take(stale).regions(self.ball, wanted, tighten=self.tighten)
-        for name, region in tight.items():
-            if name not in self._kept:
-                wide_open = self._reach.new_full((len(self._reach), *region.value.shape[1:]), torch.inf)
-                self._kept[name] = Box(-wide_open, wide_open.clone())
-            self._kept[name].lower[stale], self._kept[name].upper[stale] = region.box.lower, region.box.upper
-        self._reach[stale] = wanted
+        assert self.tighten is not None
+        ahead = FORESIGHT if dtype != torch.float64 or not self.tighten.curved else 1.0
+        wanted = torch.zeros_like(kept.reach).scatter(0, rows, eps)[stale] * ahead
+        tighten = replace(self.tighten, dtype=dtype)
+        for name, region in self.rest.take(stale).regions(self.ball, wanted, tighten=tighten).items():
+            if name not in kept.boxes:
+                wide_open = kept.reach.new_full((len(kept.reach), *region.value.shape[1:]), torch.inf)
+                kept.boxes[name] = Box(-wide_open, wide_open.clone())
+            kept.boxes[name].lower[stale], kept.boxes[name].upper[stale] = region.box.lower, region.box.upper
+        kept.reach[stale] = wanted
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """Tightened boxes, and the radius of each sample that they hold for."""
+
+    reach: Tensor
+    boxes: dict[str, Box] = field(default_factory=dict[str, Box])
 
 
 def _met(region: Region, box: Box) -> Region:

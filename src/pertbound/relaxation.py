@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
@@ -13,6 +14,8 @@ from pertbound.forms import Duals, Form, Pulled, Region, Regions
 from pertbound.graph import INPUT, Graph, Node
 from pertbound.sets import Ball
 
+CURVATURE = -1.0
+"""Logarithm of the curvature that every nonlinear layer starts with, in units of value at rest / radius^2."""
 DualsOf = dict[str, Duals]
 """The free variables of every layer, by the name of its node."""
 Choose = Callable[[Node, tuple[Region, ...], Form], Duals]
@@ -65,12 +68,19 @@ class Ground:
 
 
 def pull_to_input(
-    graph: Graph, form: Form, at: str, regions: Regions, duals: DualsOf | Choose | None = None, *, curved: bool = False
+    graph: Graph,
+    form: Form,
+    at: str,
+    regions: Regions,
+    duals: DualsOf | Choose | None = None,
+    *,
+    scale: Tensor | None = None,
 ) -> Ground:
     """Pull `form` of node `at`'s displacement down to the input.
 
-    With `duals` None every layer starts its own, and they are returned; `curved` says whether those use curvature.
-    `duals` may also choose them on the way, knowing the form that reaches a node.
+    With `duals` None every layer starts its own, and they are returned. They use curvature where there is a `scale`
+    (items,), the value at rest that the bound is about: exp(CURVATURE) scale / radius^2 each. `duals` may also choose
+    them on the way, knowing the form that reaches a node.
     `regions` must hold for every input that the bound is then asked about.
     """
     forms: dict[str, Form] = {at: form}
@@ -84,7 +94,7 @@ def pull_to_input(
             continue
         inputs = tuple(regions[name] for name in node.inputs)
         if duals is None:
-            own = node.layer.start(inputs, above, curved=curved)
+            own = node.layer.start(inputs, above, curvature=None if scale is None else _first(scale, inputs[0].radius))
         else:
             own = duals(node, inputs, above) if callable(duals) else duals[node.name]
         started[node.name], seen[node.name] = own, above
@@ -97,6 +107,11 @@ def pull_to_input(
         constant = constant - 1e-15 * len(spent) * sum(part.abs() for part in spent.values())
     nothing = Form(torch.zeros_like(regions[INPUT].value))
     return Ground(forms.get(INPUT, nothing), constant, started, spent, seen)
+
+
+def _first(scale: Tensor, radius: Tensor) -> Tensor:
+    """The curvature that a layer starts with whose input moves by at most `radius` (items,)."""
+    return torch.where(radius > 0, math.exp(CURVATURE) * scale / radius.square().clamp_min(1e-30), 0.0)
 
 
 def margin_form(reference: Tensor, other: Tensor, classes: int, dtype: torch.dtype) -> Form:

@@ -20,7 +20,7 @@ from pertbound.certificates import BranchAndBound, LinearRelaxation, Lipschitz, 
 from pertbound.forms import Region
 from pertbound.graph import INPUT, Graph
 from pertbound.layers import Add, LeakyReLU, ReLU
-from pertbound.regions import Rest, Views, cut
+from pertbound.regions import Rest, Tighten, Views, cut
 from pertbound.search import LARGEST
 from pertbound.sets import Ball, Box
 
@@ -129,9 +129,9 @@ def test_what_it_cannot_branch_on_keeps_its_relaxation(generator: torch.Generato
     ("concatenated", 1.0, "free"),
     ("max pooling", 2.0, "box"),
 ])  # fmt: skip
-@pytest.mark.parametrize("tighten", [None, 2**24], ids=["shared boxes", "own boxes"])
+@pytest.mark.parametrize("tighten", [None, Tighten(2**24)], ids=["shared boxes", "own boxes"])
 def test_every_wrong_point_is_in_one_domain(
-    kind: str, p: float, box: str, tighten: int | None, generator: torch.Generator
+    kind: str, p: float, box: str, tighten: Tighten | None, generator: torch.Generator
 ) -> None:
     seconds = 0.2 if tighten is None else 0.5
     assert check_domains(question(kind, p, box), generator, seconds=seconds, tighten=tighten) > 0

@@ -40,7 +40,7 @@ from pertbound.certificates import (
 from pertbound.certificates.relaxed import flushed_denormals, linear_radius, samples_at_once
 from pertbound.graph import Graph, in_float64
 from pertbound.layers import Dense, Sigmoid, Softplus
-from pertbound.regions import Rest, Views
+from pertbound.regions import Rest, Tighten, Views
 from pertbound.search import LARGEST
 from pertbound.sets import Ball
 
@@ -115,7 +115,7 @@ def test_radii_hold_in_regions_of_their_own(p: float) -> None:
             again = linear_radius(rest, ball, reference, radius, tighten, 2**28)
             assert bool((again >= 0.999 * radius).all()), f"{asked.name}: {radius.tolist()}, again {again.tolist()}"
             with torch.no_grad():
-                views = Views(rest, ball, 2**28 if tighten else None)
+                views = Views(rest, ball, Tighten(2**28) if tighten else None)
                 ascent = Ascent(views, reference, asked.radius(Lipschitz()))
                 ascent.climb(20)
                 proved = ascent.proved()
@@ -281,7 +281,7 @@ def test_tighter_boxes_prove_more(kind: str, p: float) -> None:
     reference = rest.logits.argmax(1)
     for share in (0.3, 0.7, 1.0, 1.5):
         reach = share * asked.exact
-        plain, tight = rest.regions(asked.ball, reach), rest.regions(asked.ball, reach, tighten=2**24)
+        plain, tight = rest.regions(asked.ball, reach), rest.regions(asked.ball, reach, tighten=Tighten(2**24))
         for name, region in tight.items():  # but for the order of roundings
             assert bool((region.box.lower >= plain[name].box.lower - 1e-12).all())
             assert bool((region.box.upper <= plain[name].box.upper + 1e-12).all())

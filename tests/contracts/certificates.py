@@ -33,7 +33,7 @@ from pertbound.certificates import (
 from pertbound.forms import wide
 from pertbound.graph import INPUT, Graph, in_float64
 from pertbound.layers import Add, Concat, LeakyReLU, Shape, Sigmoid, Softplus
-from pertbound.regions import Rest, Views
+from pertbound.regions import Rest, Tighten, Views
 from pertbound.relaxation import Ground
 from pertbound.sets import Ball
 
@@ -233,7 +233,7 @@ def _least(ground: Ground, ball: Ball, x: Tensor, item: int, eps: float) -> floa
 
 
 def check_domains(
-    asked: Question, generator: torch.Generator, *, seconds: float = 0.2, tighten: int | None = None
+    asked: Question, generator: torch.Generator, *, seconds: float = 0.2, tighten: Tighten | None = None
 ) -> int:
     """Branch and bound from the inside: no wrong point is lost, none is in two domains, none is nearer than its domain.
 

@@ -202,8 +202,9 @@ class Ask:
         sizes = torch.from_numpy(margin.astype(np.float64)).abs() + 0.1
         if kind >= 4:
             form = Form(form.linear, sizes / (regions[self.graph.output.name].radius + 1e-6).square())
+        scale = sizes if kind % 2 == 1 or kind == 4 else None
         with torch.no_grad():
-            ground = pull(self.graph, form, self.graph.output.name, regions, curved=kind % 2 == 1 or kind == 4)
+            ground = pull(self.graph, form, self.graph.output.name, regions, scale=scale)
             if kind in (2, 3, 5):
                 duals = self._other_duals(ground.duals, regions, sizes, generator)
                 ground = pull(self.graph, form, self.graph.output.name, regions, duals)

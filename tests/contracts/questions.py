@@ -204,7 +204,9 @@ def forms(shape: Shape, generator: torch.Generator, rows: int) -> Tensor:
 def _duals(layer: Layer, form: Form, inputs: tuple[Region, ...], curved: bool, generator: torch.Generator) -> Duals:
     """What the layer starts with in a third of the rows; in the others anything."""
     with torch.no_grad():
-        start = layer.start(inputs, form, curved=curved)
+        start = layer.start(
+            inputs, form, curvature=torch.zeros(len(form.linear), dtype=torch.float64) if curved else None
+        )
     rows = len(form.linear)
     found: dict[str, Any] = {}
     keep = _uniform((rows,), generator) < 0.35

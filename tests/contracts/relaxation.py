@@ -20,7 +20,7 @@ from oracles.whole import exact_values
 from pertbound.forms import Regions, wide
 from pertbound.graph import Graph
 from pertbound.layers.piecewise import TwoPieces
-from pertbound.regions import Rest, Views
+from pertbound.regions import Rest, Tighten, Views
 from pertbound.relaxation import pull_to_input
 from pertbound.sets import Ball, Box
 
@@ -41,12 +41,17 @@ def usual_regions(rest: Rest, ball: Ball, eps: Tensor) -> Regions:
 
 def tightened_regions(rest: Rest, ball: Ball, eps: Tensor) -> Regions:
     """With boxes from linear relaxation, in small pieces."""
-    return rest.regions(ball, eps, tighten=2**18)
+    return rest.regions(ball, eps, tighten=Tighten(2**18))
+
+
+def bent_regions(rest: Rest, ball: Ball, eps: Tensor) -> Regions:
+    """With boxes from quadratic relaxation, in small pieces."""
+    return rest.regions(ball, eps, tighten=Tighten(2**18, curved=True))
 
 
 def kept_regions(rest: Rest, ball: Ball, eps: Tensor) -> Regions:
     """From tightened boxes that were made for other radii before."""
-    views, rows = Views(rest, ball, 2**18), torch.arange(len(eps))
+    views, rows = Views(rest, ball, Tighten(2**18)), torch.arange(len(eps))
     for share in (0.3, 2.0, 1.5):
         views.regions(rows, share * eps)
     return views.regions(rows, eps)

@@ -83,7 +83,7 @@ def _small_ball(name: str, radius: float, generator: torch.Generator) -> Questio
     a = torch.randn(output.value.shape, generator=generator, dtype=torch.float64)
     q = a.flatten(1).norm(dim=1) / output.radius
     form = Form(a, q)
-    start = layer.start((region,), form, curved=True)
+    start = layer.start((region,), form, curvature=torch.zeros(len(form.linear), dtype=torch.float64))
     return Question("small", ["row"] * 6, form, (region,), output, replace(start, curvature=q))
 
 
@@ -108,7 +108,7 @@ def test_falling_maxima_lose_nothing(curved: bool, generator: torch.Generator) -
     below, above = torch.rand(2, rows, 1, 12, generator=generator, dtype=torch.float64) * 2
     region = region_of(v, v - below, v + above)
     form = Form(a)
-    duals = layer.start((region,), form, curved=curved)
+    duals = layer.start((region,), form, curvature=torch.zeros(rows, dtype=torch.float64) if curved else None)
     shift = torch.randn(duals.shift.shape, generator=generator, dtype=torch.float64)
     p = torch.rand(rows, generator=generator, dtype=torch.float64) if curved else None
     question = question_of(layer, form, replace(duals, shift=shift, curvature=p), region)
@@ -148,7 +148,7 @@ def test_rising_maxima_lose_nothing_at_rest(name: str, generator: torch.Generato
     assert isinstance(layer, MaxPool)
     question = next(iter(questions(layer, shapes, generator)))
     a = question.form.linear.abs() + 1
-    start = layer.start(question.inputs, Form(a), curved=False)
+    start = layer.start(question.inputs, Form(a), curvature=None)
     pulled = pulled_by(layer, replace(question, form=Form(a), duals=start))
     reach = (question.inputs[0].box.upper - question.inputs[0].box.lower).flatten(1).sum(1)
     sizes = a.flatten(1).sum(1) * (reach + question.inputs[0].radius)
@@ -203,7 +203,9 @@ def _leaves(name: str, kind: str, generator: torch.Generator) -> tuple[Question,
     a = normal(*output.value.shape)
     q = torch.rand(2, generator=generator, dtype=torch.float64) + 0.5 if kind == "curved" else None
     form = Form(a, q)
-    start = layer.start(inputs, form, curved=kind != "straight").tensors()
+    start = layer.start(
+        inputs, form, curvature=None if kind == "straight" else torch.zeros(2, dtype=torch.float64)
+    ).tensors()
     for key, tensor in start.items():
         noise = 0.1 * normal(*tensor.shape)
         start[key] = {"slope": 0.3 + tensor * 0.5 + noise, "shift": noise}.get(key, 0.7 + noise.abs())
@@ -307,7 +309,7 @@ def test_weights_of_windows_add_up_to_one(weights: str) -> None:
     at_rest = torch.zeros(1, 1, 2, dtype=torch.float64)
     region = region_of(at_rest, at_rest - 1, at_rest + 1)
     form = Form(torch.ones(1, 1, 2, dtype=torch.float64))
-    first = PADDED.start((region,), form, curved=False).slope
+    first = PADDED.start((region,), form, curvature=None).slope
     assert first is not None
     slope = {
         "on the padding": 1 - first,
@@ -436,3 +438,24 @@ def _rows(question: Question, rows: Tensor) -> Question:
         output=question.output.take(rows),
         duals=Duals(**{key: tensor[rows] for key, tensor in question.duals.tensors().items()}),
     )
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.layer.broadcasts])
+def test_one_row_of_regions_stands_for_all_items(name: str, generator: torch.Generator) -> None:
+    """What `broadcasts` claims: the same to the last bit as with that row repeated."""
+    case = CASES[name]
+    for question in questions(case.layer, case.shapes, generator):
+        rows = len(question.form.linear)
+        one = tuple(region.take(torch.tensor([1])) for region in question.inputs)
+        every = tuple(region.take(torch.ones(rows, dtype=torch.long)) for region in question.inputs)
+        output = question.output.take(torch.tensor([1]))
+        outputs = question.output.take(torch.ones(rows, dtype=torch.long))
+        own = None if question.kind == "straight" else torch.full((rows,), 0.3, dtype=torch.float64)
+        found: list[Pulled] = []
+        with torch.no_grad():
+            for inputs, at in ((one, output), (every, outputs)):
+                duals = case.layer.start(inputs, question.form, curvature=own)
+                found.append(case.layer.pull_back(question.form, inputs, at, duals))
+        for some, all_ in zip(found[0].forms, found[1].forms, strict=True):
+            assert torch.equal(some.linear.nan_to_num(), all_.linear.nan_to_num())
+        assert torch.equal(found[0].constant.nan_to_num(), found[1].constant.nan_to_num())

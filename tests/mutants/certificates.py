@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -22,14 +23,16 @@ from contracts.certificates import (
     check_linear_classifiers,
     question,
 )
+from contracts.graphs import graphs
 from contracts.reach import check_curves, check_limits
+from contracts.relaxation import check_relaxation, kept_regions
 from pertbound import ascent, branching, leaves, regions, relaxation, search
 from pertbound.ascent import Ascent, Items
 from pertbound.branching import Branching, Domains
 from pertbound.certificates import BranchAndBound, Interval, LinearRelaxation, QuadraticRelaxation, relaxed
 from pertbound.forms import Region, Regions, Signs
 from pertbound.graph import Graph
-from pertbound.regions import Rest, Views
+from pertbound.regions import Rest, Tighten, Views
 from pertbound.relaxation import Ground
 from pertbound.sets import Ball, Box
 
@@ -70,6 +73,11 @@ def _tight_quadratic() -> None:
     check_below_exact(QuadraticRelaxation(steps=40, tighten=True), [question(*kind) for kind in kinds])
 
 
+def _kept_boxes() -> None:
+    for name in ("3 dense layers, ReLU", "residual, ReLU"):
+        check_relaxation(graphs()[name], Ball(), torch.Generator().manual_seed(1), make=kept_regions)
+
+
 def _linear_classifiers() -> None:
     check_linear_classifiers(LinearRelaxation())
     check_linear_classifiers(QuadraticRelaxation())
@@ -89,7 +97,7 @@ def _domains() -> None:
     generator = torch.Generator().manual_seed(20171204)
     for kind in (("three layers", 2.0, "box"), ("two layers", 2.0, "free")):
         check_domains(question(*kind), generator)
-        check_domains(question(*kind), generator, seconds=0.5, tighten=2**24)
+        check_domains(question(*kind), generator, seconds=0.5, tighten=Tighten(2**24))
 
 
 def _reach() -> None:
@@ -103,6 +111,7 @@ CHECKS: dict[str, Callable[[], None]] = {
     "tightened boxes": _tightened,
     "quadratic": _quadratic,
     "quadratic on tight boxes": _tight_quadratic,
+    "kept boxes": _kept_boxes,
     "linear classifiers": _linear_classifiers,
     "evaluated": _evaluated,
     "branch and bound": _branch_and_bound,
@@ -276,22 +285,28 @@ def _flipped_boxes(
     entries: Tensor,
     ball: Ball,
     eps: Tensor,
-    memory: int,
+    tighten: Tighten,
     tightened: Callable[..., Box] = regions.tightened,
 ) -> Box:
     """What is gained is put on the other side of the value."""
-    box, region = tightened(graph, name, of, entries, ball, eps, memory), of[name]
+    box, region = tightened(graph, name, of, entries, ball, eps, tighten), of[name]
     lower = torch.where(box.lower > region.box.lower, 2 * region.value - box.lower, box.lower)
     upper = torch.where(box.upper < region.box.upper, 2 * region.value - box.upper, box.upper)
     return Box(lower, upper)
 
 
 def _stale_boxes(
-    self: Views, stale: Tensor, rows: Tensor, eps: Tensor, renew: Callable[..., None] = Views._renew
+    self: Views,
+    kept: Any,
+    stale: Tensor,
+    rows: Tensor,
+    eps: Tensor,
+    dtype: torch.dtype,
+    renew: Callable[..., None] = Views._renew,
 ) -> None:
     """Tightened boxes are kept when the radius has grown."""
-    if not self._kept:
-        renew(self, stale, rows, eps)
+    if not kept.boxes:
+        renew(self, kept, stale, rows, eps, dtype)
 
 
 def _any_item(self: Ground, margin: Tensor, ball: Ball, x: Tensor, reach: Tensor, groups: Tensor) -> Tensor:
@@ -340,7 +355,11 @@ MUTANTS: dict[str, tuple[Mutant, str]] = {
     "the reach instead of what is proved, curves": (_everywhere("best_reach", _reach_itself), "reach"),
     "the reach without its limit": (_everywhere("best_reach", _too_far), "reach"),
     "tightened boxes flipped": (_patched(regions, "tightened", _flipped_boxes), "tightened boxes"),
-    "tightened boxes kept too long": (_patched(Views, "_renew", _stale_boxes), "quadratic on tight boxes"),
+    "tightened boxes flipped, with curvature": (
+        _patched(regions, "tightened", _flipped_boxes),
+        "quadratic on tight boxes",
+    ),
+    "tightened boxes kept too long": (_patched(Views, "_renew", _stale_boxes), "kept boxes"),
     "any item of a group": (_patched(Ground, "proved", _any_item), "linear classifiers"),
     "the upper end of the bisection": (_patched(Ground, "proved", _upper_end), "evaluated"),
     "curvature for nothing": (_patched(Ground, "lower", _straight), "quadratic"),

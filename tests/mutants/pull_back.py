@@ -29,11 +29,12 @@ from pertbound.layers import (
     Softplus,
     Tanh,
     linear,
+    max_pool,
     piecewise,
-    pool,
     smooth,
 )
-from pertbound.layers.pool import least_over_windows, windows_per_entry
+from pertbound.layers.max_pool import least_over_windows
+from pertbound.layers.pool import windows_per_entry
 from pertbound.sets import Box
 
 Inputs = tuple[Region, ...]
@@ -317,7 +318,7 @@ class ChargedToFirst(MaxPool):
     """The square charged to the entry that is largest at rest."""
 
     def pull_back(self, form: Form, inputs: Inputs, output: Region, duals: Duals) -> Pulled:
-        with patch.object(pool, "_window_minimiser", _charged_to_first(pool._window_minimiser)):
+        with patch.object(max_pool, "_window_minimiser", _charged_to_first(max_pool._window_minimiser)):
             return super().pull_back(form, inputs, output, duals)
 
 
@@ -333,7 +334,7 @@ class OnlyTheFirst(MaxPool):
     """The entry that is largest at rest stays so."""
 
     def pull_back(self, form: Form, inputs: Inputs, output: Region, duals: Duals) -> Pulled:
-        with patch.object(pool, "_window_minimiser", _only_first(pool._window_minimiser)):
+        with patch.object(max_pool, "_window_minimiser", _only_first(max_pool._window_minimiser)):
             return super().pull_back(form, inputs, output, duals)
 
 
@@ -349,7 +350,7 @@ class OnlyAboveTheRest(MaxPool):
     """Entries that cannot reach the largest at rest are left out, though that one may fall below them."""
 
     def pull_back(self, form: Form, inputs: Inputs, output: Region, duals: Duals) -> Pulled:
-        with patch.object(pool, "_window_minimiser", _only_above(pool._window_minimiser)):
+        with patch.object(max_pool, "_window_minimiser", _only_above(max_pool._window_minimiser)):
             return super().pull_back(form, inputs, output, duals)
 
 

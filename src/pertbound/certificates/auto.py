@@ -18,7 +18,7 @@ from pertbound.certificates.relaxed import MEMORY, linear_radius, relaxed
 from pertbound.errors import InputError
 from pertbound.graph import Graph
 from pertbound.problem import Certified, Problem
-from pertbound.regions import Rest, Views
+from pertbound.regions import Rest, Tighten, Views
 from pertbound.search import best_reach
 
 SMALL = 2048
@@ -119,7 +119,7 @@ class _Ladder:
         """Up, rung by rung, while there is time."""
         graph, ball = self.rest.graph, self.problem.within
         entries = sum(value[0].numel() for value in self.rest.values.values())
-        tight = memory if entries <= (OWN_BOXES if ball.p == 2 else SMALL) else None
+        tight = Tighten(memory) if entries <= (OWN_BOXES if ball.p == 2 else SMALL) else None
         if ball.p != 2 and self.left() > 0:
 
             def certified(rows: Tensor, reach: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from pertbound.certificates.base import Certificate
 from pertbound.certificates.relaxed import MEMORY, relaxed
 from pertbound.errors import InputError
 from pertbound.problem import Certified, Problem
-from pertbound.regions import Rest, Views
+from pertbound.regions import Rest, Tighten, Views
 
 
 @final
@@ -53,7 +53,7 @@ class BranchAndBound(Certificate):
         """The radii of one batch."""
 
         def work(rest: Rest, reference: Tensor, lipschitz: Tensor, upper: Tensor) -> Tensor:
-            views = Views(rest, problem.within, self.memory if self.tighten else None)
+            views = Views(rest, problem.within, Tighten(self.memory) if self.tighten else None)
             ascent = Ascent(views, reference, lipschitz)
             ascent.climb(self.root_steps, tolerance=1e-4, upper=upper)
             branching = Branching(ascent, torch.maximum(ascent.proved(), lipschitz), upper)

@@ -18,7 +18,7 @@ from pertbound.certificates.lipschitz import Lipschitz
 from pertbound.errors import InputError
 from pertbound.graph import INPUT, Graph
 from pertbound.problem import Certified, Guarantee, Problem
-from pertbound.regions import Rest, Views, take
+from pertbound.regions import Rest, Tighten, Views, take
 from pertbound.relaxation import margin_at_rest, margin_form, pull_to_input, wrong_classes
 from pertbound.search import LARGEST, best_reach
 from pertbound.sets import Ball
@@ -110,30 +110,43 @@ class QuadraticRelaxation(Certificate):
     back through every layer, exactly at a centre that is free (`Linear.pull_back`). docs/theory.md has the proofs.
 
     `steps` of Adam for each pair of a sample and a wrong class, fewer where a round of them gains less than `tolerance`
-    relatively. `tighten` as in `LinearRelaxation`: it pays where balls say little, for L1 and Linf. `memory` is what a
-    batch's tensors may take, in bytes.
+    relatively. With `tighten` the boxes of all hidden layers, or of those with at most so many neurons, are computed by
+    a pass for each undecided neuron: by quadratic bounds for L2, once half of the steps are taken, and by linear ones
+    for L1 and Linf, where balls say little, from the start. `memory` is what a batch's tensors may take, in bytes.
     """
 
     steps: int = 60
-    tighten: bool = False
+    tighten: bool | int = False
     tolerance: float = 1e-3
     memory: int = MEMORY
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 <= self.tolerance < 1:
-            raise InputError(f"QuadraticRelaxation needs steps >= 1 and 0 <= tolerance < 1, got {self}")
+        if self.steps < 1 or not 0 <= self.tolerance < 1 or self.tighten < 0:
+            raise InputError(f"QuadraticRelaxation needs steps >= 1, 0 <= tolerance < 1 and tighten >= 0, got {self}")
 
     @property
     def name(self) -> str:
         """quadratic, with its steps."""
-        return f"quadratic({self.steps}{', tight boxes' if self.tighten else ''})"
+        small = "" if self.tighten is True else f" up to {self.tighten}"
+        return f"quadratic({self.steps}{f', tight boxes{small}' if self.tighten else ''})"
+
+    def climbed(self, rest: Rest, ball: Ball, reference: Tensor, lipschitz: Tensor, upper: Tensor) -> Ascent:
+        """The ascent of samples at rest after all steps; arguments as in `Work`."""
+        entries = math.inf if self.tighten is True else self.tighten
+        tighten = Tighten(self.memory, entries, curved=ball.p == 2) if self.tighten else None
+        late = tighten is not None and tighten.curved  # boxes for small radii would be computed in vain
+        ascent = Ascent(Views(rest, ball, None if late else tighten), reference, lipschitz)
+        if late:
+            ascent.climb(self.steps // 2, tolerance=0.0, upper=upper, planned=self.steps)
+            ascent.views = Views(rest, ball, tighten)
+        ascent.climb(self.steps - ascent.done, tolerance=self.tolerance, upper=upper, planned=self.steps)
+        return ascent
 
     def certify(self, problem: Problem) -> Certified:
         """The radii of one batch."""
 
         def work(rest: Rest, reference: Tensor, lipschitz: Tensor, upper: Tensor) -> Tensor:
-            ascent = Ascent(Views(rest, problem.within, self.memory if self.tighten else None), reference, lipschitz)
-            ascent.climb(self.steps, tolerance=self.tolerance, upper=upper)
+            ascent = self.climbed(rest, problem.within, reference, lipschitz, upper)
             return torch.maximum(ascent.proved(), lipschitz)
 
         return relaxed(problem, self.name, self.memory, work)
@@ -142,7 +155,7 @@ class QuadraticRelaxation(Certificate):
 def linear_radius(rest: Rest, ball: Ball, reference: Tensor, reach: Tensor, tighten: bool, memory: int) -> Tensor:
     """The radius up to `reach` (samples,) that linear relaxation on boxes that hold up to `reach` proves; float64."""
     graph = rest.graph
-    regions = rest.regions(ball, reach, tighten=memory if tighten else None)
+    regions = rest.regions(ball, reach, tighten=Tighten(memory) if tighten else None)
     sample, other = wrong_classes(reference, graph.classes)
     items = take(regions, sample)
     form = margin_form(reference[sample], other, graph.classes, torch.float64)

@@ -9,11 +9,12 @@ from pertbound.layers.dense import Dense
 from pertbound.layers.exponential import ELU
 from pertbound.layers.hardswish import HardSwish
 from pertbound.layers.linear import Linear, matrix_of
+from pertbound.layers.max_pool import MaxPool
 from pertbound.layers.merge import Add, Concat
 from pertbound.layers.nonmonotone import GELU, Mish, SiLU, TanhGELU
 from pertbound.layers.normalize import Diagonal
 from pertbound.layers.piecewise import Abs, LeakyReLU, PReLU, ReLU
-from pertbound.layers.pool import AveragePool, LpPool, MaxPool
+from pertbound.layers.pool import AveragePool, LpPool
 from pertbound.layers.product import Multiply
 from pertbound.layers.reshape import Reshape
 from pertbound.layers.response import LocalResponse

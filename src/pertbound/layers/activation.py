@@ -114,6 +114,11 @@ class Activation(Layer):
     def line(self, box: Box, falling: Tensor) -> Tensor:
         """A good slope for a line below g on the box, or, where `falling`, above it; all (items, *input_shape)."""
 
+    def curved_line(self, value: Tensor, c: Tensor, curvature: Tensor) -> Tensor:
+        """A good slope beside that curvature (items,) for c g(z), z at `value` at rest: the slope there."""
+        del curvature
+        return self.line(Box(value, value), c < 0)
+
     @abstractmethod
     def least(self, form: Form, line: Tensor, curvature: Tensor | None, region: Region, value: Tensor) -> Tensor:
         """A lower bound, (items,), on the sum over all entries of the minimum over z in the region's box of
@@ -125,14 +130,13 @@ class Activation(Layer):
         """
 
     @final
-    def start(self, inputs: tuple[Region, ...], form: Form, *, curved: bool) -> Duals:
-        """A line that fits the box, or, with curvature, the slope at the sample; no shift and no curvature yet."""
+    def start(self, inputs: tuple[Region, ...], form: Form, *, curvature: Tensor | None) -> Duals:
+        """A line that fits the box, or, with curvature, one that fits the curvature; no shift yet."""
         (region,) = inputs
         shift = torch.zeros_like(form.linear)
-        if not curved:
+        if curvature is None:
             return Duals(slope=self.line(region.box, form.linear < 0), shift=shift)
-        at_rest = Box(region.value, region.value)
-        return Duals(self.line(at_rest, form.linear < 0), shift, torch.zeros_like(region.radius))
+        return Duals(self.curved_line(region.value, form.linear, curvature), shift, curvature)
 
     @final
     def pull_back(self, form: Form, inputs: tuple[Region, ...], output: Region, duals: Duals) -> Pulled:

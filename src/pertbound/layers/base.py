@@ -73,12 +73,17 @@ class Layer(ABC):
         """The input's entries whose interval the relaxation on this box is loose about, bool of the box's shape."""
         return torch.zeros_like(box.lower, dtype=torch.bool)
 
-    def start(self, inputs: tuple[Region, ...], form: Form, *, curved: bool) -> Duals:
+    @property
+    def broadcasts(self) -> bool:
+        """Whether `start` and `pull_back` take regions of one row for those of all items."""
+        return False
+
+    def start(self, inputs: tuple[Region, ...], form: Form, *, curvature: Tensor | None) -> Duals:
         """Free variables to begin with, for items in these regions whose form at this layer's output is `form`.
 
-        `curved` says whether the layer may add curvature.
+        `curvature` (items,) is what the layer begins with, where it may add any; the rest is chosen to suit.
         """
-        del inputs, form, curved
+        del inputs, form, curvature
         return Duals()
 
     def pull_back(self, form: Form, inputs: tuple[Region, ...], output: Region, duals: Duals) -> Pulled:

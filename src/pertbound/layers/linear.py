@@ -110,10 +110,15 @@ class Linear(Layer):
             spread = spread.masked_fill(reads, math.inf)
         return outward(out, out, spread, spread)
 
+    @property
+    def broadcasts(self) -> bool:
+        """They do."""
+        return True
+
     @final
-    def start(self, inputs: tuple[Region, ...], form: Form, *, curved: bool) -> Duals:
+    def start(self, inputs: tuple[Region, ...], form: Form, *, curvature: Tensor | None) -> Duals:
         """A centre of 0, where there is curvature to pass on."""
-        del curved
+        del curvature
         if form.curvature is None or self.terms == 0:
             return Duals()
         return Duals(centre=torch.zeros_like(inputs[0].value))

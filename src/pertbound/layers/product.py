@@ -80,16 +80,15 @@ class Multiply(Layer):
         """Those that move: a product bends wherever both factors do."""
         return box.upper - box.lower > 1e-3
 
-    def start(self, inputs: tuple[Region, ...], form: Form, *, curved: bool) -> Duals:
+    def start(self, inputs: tuple[Region, ...], form: Form, *, curvature: Tensor | None) -> Duals:
         """For u the slope v, and for v the slope u: in the middle of the box, or with curvature at rest.
 
         In the middle this is the mean of the two planes of McCormick (1976) on that side, from which shifts lead to
         either.
         """
-        points = [r.value if curved else (r.box.lower + r.box.upper) / 2 for r in inputs]
+        points = [(r.box.lower + r.box.upper) / 2 if curvature is None else r.value for r in inputs]
         slope = torch.stack([points[1], points[0]], 1)
-        own = torch.zeros_like(inputs[0].radius) if curved else None
-        return Duals(slope=slope, shift=torch.zeros_like(slope), curvature=own)
+        return Duals(slope=slope, shift=torch.zeros_like(slope), curvature=curvature)
 
     def pull_back(self, form: Form, inputs: tuple[Region, ...], output: Region, duals: Duals) -> Pulled:
         """Two planes, and the exact least of what is left over the box.

@@ -186,9 +186,9 @@ class LocalResponse(Layer):
         moved = self._share * self._sums(far.square() - near.square())
         return (box.upper > box.lower) & (self.beta * moved > 1e-3 * self.k)
 
-    def start(self, inputs: tuple[Region, ...], form: Form, *, curved: bool) -> Duals:
+    def start(self, inputs: tuple[Region, ...], form: Form, *, curvature: Tensor | None) -> Duals:
         """The factor D^-beta at rest."""
-        del form, curved
+        del form, curvature
         return Duals(slope=self._factor(self._sums(inputs[0].value.square())))
 
     def _factor(self, sums: Tensor) -> Tensor:

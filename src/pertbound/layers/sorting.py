@@ -54,9 +54,9 @@ class Sort(Layer):
         below, above = _certain(box)
         return below + above < box.lower.shape[-1] - 1
 
-    def start(self, inputs: tuple[Region, ...], form: Form, *, curved: bool) -> Duals:
+    def start(self, inputs: tuple[Region, ...], form: Form, *, curvature: Tensor | None) -> Duals:
         """Each output follows the input that has its place at rest, where that is certain."""
-        del form, curved
+        del form, curvature
         order, sure = _order(inputs[0])
         del order
         return Duals(slope=sure.to(inputs[0].value.dtype))

@@ -161,12 +161,12 @@ class Standardize(Layer):
         r = (near.sum(-1, keepdim=True) + self._n * self.eps).sqrt()
         return (box.upper - box.lower) * math.sqrt(self._n) > 1e-3 * r
 
-    def start(self, inputs: tuple[Region, ...], form: Form, *, curved: bool) -> Duals:
+    def start(self, inputs: tuple[Region, ...], form: Form, *, curvature: Tensor | None) -> Duals:
         """The share of each output that goes by Taylor's theorem: all with curvature, else where it loses less."""
         (region,) = inputs
         share = torch.ones_like(form.linear)
-        if curved:
-            return Duals(slope=share, curvature=torch.zeros_like(region.radius))
+        if curvature is not None:
+            return Duals(slope=share, curvature=curvature)
         box = self.interval(region.box)
         wide_box = (form.linear.abs() * (box.upper - box.lower)).sum(-1, keepdim=True)
         _, _, r = self._nearby(region)

@@ -69,7 +69,7 @@ class Lines:
 
         def choice(node: Node, inputs: tuple[Region, ...], form: Form) -> Duals:
             if not isinstance(node.layer, Activation):
-                return node.layer.start(inputs, form, curved=False)
+                return node.layer.start(inputs, form, curvature=None)
             (region,), c = inputs, form.linear
             falling = c < 0
             slope = node.layer.line(region.box, falling)

@@ -115,7 +115,7 @@ def layer_losses(
     """
     problem = Problem(network, x, labels, within)
     _require_alike(x, adversarial)
-    simple = Lipschitz().certify(problem)
+    simple = Lipschitz(floor=0.0).certify(problem)
     rows = ((simple.radius > 0) & (simple.radius < 0.99 * LARGEST)).nonzero().flatten()
     parts: list[_Part] = []
 

@@ -128,16 +128,19 @@ def _silent(gain: float) -> nn.Module:
     return nn.Sequential(*layers, last).eval()
 
 
-@pytest.mark.parametrize(("gain", "again"), [(2.0, False), (30.0, True), (1e6, False)])
+@pytest.mark.parametrize(("gain", "again"), [(2.0, False), (12.0, True), (30.0, False), (1e6, False)])
 def test_float64_where_it_can_help(gain: float, again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not where float32 will do, and not where rounding hides every logit in float64 as well."""
+    """Not where float32 will do, and not where the radius is less than the rounding of x to float32."""
     x = torch.tensor([[1.0, 0.0]])
     network = pb.from_torch(_silent(gain), x)
     seen = _precisions(monkeypatch)
     radius = float(pb.certify(network, x, pb.Lipschitz()).radius)
     assert (torch.float64 in seen) == again
-    assert (radius > 0) == (gain < 1e6)
+    assert (radius > 0) == (gain < 30)
     assert radius <= 1.0
+    smaller = float(pb.certify(network, x, pb.Lipschitz(floor=0.0)).radius)
+    assert (smaller > 0) == (gain < 1e6)
+    assert smaller <= (radius if radius > 0 else 2.0**-24) * (1 + 1e-9)
 
 
 def test_float64_where_float32_overflows() -> None:

@@ -10,13 +10,10 @@ import torch
 from torch import Tensor
 
 from pertbound.certificates.base import Certificate
-from pertbound.numerics import SLACK, UNIT32, UNIT64
+from pertbound.numerics import SLACK, UNIT32
 from pertbound.problem import Certified, Guarantee, Problem
-from pertbound.push import Push
+from pertbound.push import Push, Summary
 from pertbound.search import largest_certified
-
-DOUBLE = UNIT32 / UNIT64
-"""How many times finer float64 is than float32."""
 
 
 @final
@@ -33,8 +30,9 @@ class Lipschitz(Certificate):
     Operator norms are computed on first use and kept with the network; after that a batch costs a forward pass.
 
     The logits at the sample are computed in the network's own dtype, and the worst case of their rounding is taken
-    off the margin. Samples where that is more than `resolve` of the margin are computed again in float64, unless it is
-    so much more that float64 could not tell any two of their logits apart either; all samples are, where float32
+    off the margin. Samples where that is more than `resolve` of the margin are computed again in float64, which costs
+    a few forward passes, if their logits suggest a radius above `floor` norm(x): a smaller ball than the rounding of x
+    to float32 says nothing about what x stands for (0.0 asks for it all the same). All samples are, where float32
     products may be computed with less (accelerators, or `torch.set_float32_matmul_precision` below "highest").
 
     In other norms the radius is what the L2 radius implies (norm_2 <= norm_1, norm_2 <= sqrt(d) norm_inf), and a box is
@@ -45,6 +43,7 @@ class Lipschitz(Certificate):
 
     tolerance: float = 1e-6
     resolve: float = 0.2
+    floor: float = UNIT32
 
     @property
     def name(self) -> str:
@@ -56,7 +55,7 @@ class Lipschitz(Certificate):
         push = problem.network.derive(Push)
         view = _View(push, problem.x if _plain_float32(problem.x) else problem.x.to(torch.float64), problem.labels)
         radius = view.radius(self.tolerance)
-        noisy = (view.noise_share > self.resolve) & ~view.drowned
+        noisy = (view.noise_share > self.resolve) & view.may_reach(self.floor * _norms(problem.x))
         if _plain_float32(problem.x) and bool(noisy.any()):
             labels = None if problem.labels is None else problem.labels[noisy]
             again = _View(push, problem.x[noisy].to(torch.float64), labels)
@@ -88,11 +87,17 @@ def _plain_float32(x: Tensor) -> bool:
         return False
 
 
+def _norms(x: Tensor) -> Tensor:
+    """The norm of each sample, (batch,)."""
+    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+
+
 class _View:
     """One batch as seen in one precision: its margins, and what can change them."""
 
     def __init__(self, push: Push, x: Tensor, labels: Tensor | None) -> None:
         logits, summary = push.summarise(x)
+        self._push, self._summary = push, summary
         self._logits = logits.to(torch.float64)
         self.predicted = self._logits.argmax(1)
         self.reference = self.predicted if labels is None else labels.to(self.predicted)
@@ -120,11 +125,13 @@ class _View:
         share = (self._noise / self._differences).masked_fill(self._own, 0.0)
         return share.clamp_min(0.0).amax(1)
 
-    @property
-    def drowned(self) -> Tensor:
-        """Whether float32's rounding, even if it were that of float64, could explain every difference of logits.
+    def may_reach(self, radius: Tensor) -> Tensor:
+        """Whether the logits as computed suggest a radius of at least `radius` (batch,), were it not for rounding.
 
-        Not where a float32 overflows, or sees no difference at all: there float64 may see more.
+        Also where float32 overflows, or sees no difference at all: there float64 may see more.
         """
-        spread, noise = self._logits.amax(1) - self._logits.amin(1), self._noise.amax(1)
-        return (spread > 0) & (noise >= DOUBLE * spread) & (noise < torch.inf)
+        exact = Summary(dict.fromkeys(self._summary.noise, 0.0), self._summary.steepest, self._summary.jacobian)
+        changes = self._push.changes(exact, self.reference)(radius.to(torch.float64)[:, None])
+        left = (self._differences - changes).masked_fill(self._own, torch.inf).amin(1)
+        spread = self._logits.amax(1) - self._logits.amin(1)
+        return (left > 0) | ~(spread > 0) | ~torch.isfinite(self._noise.amax(1))

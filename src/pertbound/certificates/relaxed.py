@@ -176,7 +176,7 @@ def relaxed(
     # gradients are needed whatever the caller's mode, and tensors that inference mode made cannot have any
     with torch.inference_mode(False), torch.no_grad(), flushed_denormals():
         x, network = problem.x.detach().clone(), problem.network.derive(_with_plain_tensors).derive(balanced)
-        simple = Lipschitz().certify(problem)
+        simple = Lipschitz(floor=0.0).certify(problem)  # a small radius to begin with may become a large one
         reference, start = simple.reference.clone(), simple.radius.clone()
         done = start >= 0.99 * LARGEST  # as far as anyone looks
         radius, upper = torch.where(done, start, 0.0), problem.known().clamp_max(LARGEST)

@@ -18,7 +18,7 @@ from pertbound.push import Push
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 SHORT, QUICK = pb.QuadraticRelaxation(steps=30), pb.QuadraticRelaxation(steps=60)
-TIGHT = pb.QuadraticRelaxation(steps=60, tighten=500)
+TIGHT = pb.QuadraticRelaxation(steps=100, tighten=500)
 LONG = pb.Auto(seconds=2.0)
 TARGETS = {"mnist_mlp": 1.10, "mnist_convsmall": 1.25, "cifar10_cnn_a": 1.45}
 

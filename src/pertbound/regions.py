@@ -12,7 +12,6 @@ from torch import Tensor
 from pertbound.forms import Form, Region, Regions, Signs, norms, wide
 from pertbound.graph import INPUT, Graph, Node
 from pertbound.layers import Linear
-from pertbound.layers.piecewise import TwoPieces
 from pertbound.numerics import SLACK, UNIT64
 from pertbound.push import Push, Summary
 from pertbound.relaxation import pull_to_input
@@ -151,12 +150,9 @@ def tightened(
     Each entry is pulled back to the input twice, upwards and downwards, in pieces that fit the memory. All items of a
     piece belong to one sample.
     """
-    kink = all(isinstance(node.layer, TwoPieces) for node in graph.nodes if name in node.inputs)
     region, dtype = regions[name], tighten.dtype
     value, ends = region.value.flatten(1), [region.box.lower.flatten(1).clone(), region.box.upper.flatten(1).clone()]
     entries = entries.flatten(1)
-    # what decides a kink at 0 is the end beyond it
-    sides = (entries & (value >= 0), entries & (value < 0)) if tighten.curved and kink else (entries, entries)
     shared = all(node.layer.broadcasts for node in graph.nodes)
     sizes = sum(part.value[0].numel() for part in regions.values())
     piece = max(1, tighten.memory // (8 * 20 * sizes))
@@ -165,8 +161,8 @@ def tightened(
             own = torch.tensor([row], device=value.device)
             one = take(regions, own, dtype)
             width = ends[1][row] - ends[0][row]
-            for sign, end, wanted in zip((1.0, -1.0), ends, sides, strict=True):
-                found = wanted[row].nonzero().flatten()
+            found = entries[row].nonzero().flatten()
+            for sign, end in zip((1.0, -1.0), ends, strict=True):
                 for columns in found.split(piece) if len(found) else ():
                     unit = torch.zeros(len(columns), value.shape[1], dtype=dtype, device=value.device)
                     unit.scatter_(1, columns[:, None], sign)

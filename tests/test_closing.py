@@ -46,6 +46,7 @@ def test_witnesses_are_kept(generator: torch.Generator) -> None:
     assert bool((graph(found.adversarial).argmax(1) != graph(x).argmax(1))[seen].all())
 
 
+@pytest.mark.slow
 def test_steps_are_seen_and_only_narrow(generator: torch.Generator) -> None:
     graph, x = _asked(generator)
     steps: list[Bracket] = []

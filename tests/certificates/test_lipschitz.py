@@ -171,10 +171,10 @@ print(*sorted({str(dtype) for dtype in seen}))
     ("setting", "dtype"),
     [
         ("pass", "torch.float32"),
-        ("torch.set_float32_matmul_precision('medium')", "torch.float64"),
-        ("torch.backends.mkldnn.conv.fp32_precision = 'bf16'", "torch.float64"),
+        pytest.param("torch.set_float32_matmul_precision('medium')", "torch.float64", marks=pytest.mark.slow),
+        pytest.param("torch.backends.mkldnn.conv.fp32_precision = 'bf16'", "torch.float64", marks=pytest.mark.slow),
         ("torch.backends.mkldnn.matmul.fp32_precision = 'tf32'", "torch.float64"),
-        ("torch.backends.fp32_precision = 'tf32'", "torch.float64"),
+        pytest.param("torch.backends.fp32_precision = 'tf32'", "torch.float64", marks=pytest.mark.slow),
     ],
 )
 def test_reduced_precision_is_never_taken_for_float32(setting: str, dtype: str) -> None:
@@ -194,7 +194,7 @@ def test_batch_size_and_order_do_not_matter(generator: torch.Generator) -> None:
     torch.testing.assert_close(whole, reverse, rtol=1e-4, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+@pytest.mark.parametrize("name", ["mnist", pytest.param("cifar10", marks=pytest.mark.slow)])
 def test_real_lenets_beat_the_product_of_norms(data_root: Path, name: str) -> None:
     """On the given LeNets: above margin / (row difference times norms), no violation against the attack."""
     model = load_lenet(data_root / "lenet" / f"{name}.safetensors")

@@ -103,6 +103,7 @@ def test_the_demo_with_a_quick_training(cli: Any, tmp_path: Path, monkeypatch: p
     assert cli("demo", "--out", tmp_path / "demo").code == 2
 
 
+@pytest.mark.slow
 def test_reproducing_the_paper_on_a_few_real_images(cli: Any, data_root: Path, tmp_path: Path) -> None:
     out = tmp_path / "mnist"
     options = ["--dataset", "mnist", "--data-dir", data_root, "--checkpoint", CHECKPOINT, "--limit", 20, "--out", out]

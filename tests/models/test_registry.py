@@ -166,7 +166,9 @@ def test_shapes_that_an_architecture_does_not_take_are_refused(name: str, shape:
         ARCHITECTURES[name](shape)
 
 
-@pytest.mark.parametrize(("name", "right"), [("mnist", 0.9926), ("cifar10", 0.7037)])
+@pytest.mark.parametrize(
+    ("name", "right"), [("mnist", 0.9926), pytest.param("cifar10", 0.7037, marks=pytest.mark.slow)]
+)
 def test_the_networks_at_hand_reach_their_accuracy(data_root: Path, name: str, right: float):
     file = data_root / "lenet" / f"{name}.safetensors"
     if not file.exists():

@@ -114,11 +114,6 @@ class Activation(Layer):
     def line(self, box: Box, falling: Tensor) -> Tensor:
         """A good slope for a line below g on the box, or, where `falling`, above it; all (items, *input_shape)."""
 
-    def curved_line(self, value: Tensor, c: Tensor, curvature: Tensor) -> Tensor:
-        """A good slope beside that curvature (items,) for c g(z), z at `value` at rest: the slope there."""
-        del curvature
-        return self.line(Box(value, value), c < 0)
-
     @abstractmethod
     def least(self, form: Form, line: Tensor, curvature: Tensor | None, region: Region, value: Tensor) -> Tensor:
         """A lower bound, (items,), on the sum over all entries of the minimum over z in the region's box of
@@ -131,12 +126,13 @@ class Activation(Layer):
 
     @final
     def start(self, inputs: tuple[Region, ...], form: Form, *, curvature: Tensor | None) -> Duals:
-        """A line that fits the box, or, with curvature, one that fits the curvature; no shift yet."""
+        """A line that fits the box, or, with curvature, the slope at the sample; no shift yet."""
         (region,) = inputs
         shift = torch.zeros_like(form.linear)
         if curvature is None:
             return Duals(slope=self.line(region.box, form.linear < 0), shift=shift)
-        return Duals(self.curved_line(region.value, form.linear, curvature), shift, curvature)
+        at_rest = Box(region.value, region.value)
+        return Duals(self.line(at_rest, form.linear < 0), shift, curvature)
 
     @final
     def pull_back(self, form: Form, inputs: tuple[Region, ...], output: Region, duals: Duals) -> Pulled:

@@ -165,19 +165,6 @@ class TwoPieces(Pieces):
         part = torch.where(over, share, (high > -low).to(share.dtype))
         return left + (1 - left) * part
 
-    @final
-    def curved_line(self, value: Tensor, c: Tensor, curvature: Tensor) -> Tensor:
-        """Where c g is concave, the slope that loses the same on both sides of the kink; else the slope at rest.
-
-        With k = abs(c (1 - left)) and the slope left + (1 - left) t, what curvature p leaves to lose without a box is
-        k^2 (1 - t)^2 / 2p on the side of the steeper piece, k^2 t^2 / 2p on the other, k abs(z0) less across the kink.
-        """
-        left = self.left(value)
-        bend = c * (1 - left)
-        t = (0.5 + wide(curvature, value) * value / bend.abs().clamp_min(1e-30)).clamp(0.0, 1.0)
-        shared = (bend < 0) & wide(curvature > 0, bend)
-        return torch.where(shared, left + (1 - left) * t, self.line(Box(value, value), c < 0))
-
     def interval(self, *boxes: Box) -> Box:
         """Of g at both ends, and of 0 where that is within: on each side of it g is monotone. NaN stays NaN."""
         (box,) = boxes

@@ -132,7 +132,7 @@ def test_a_drift_of_nothing_would_be_seen(
 
 
 def test_certificates_stay_below_witnesses(graph: Graph, generator: torch.Generator) -> None:
-    x = torch.randn(8, *graph.input_shape, generator=generator)
+    x = torch.randn(4, *graph.input_shape, generator=generator)
     nearest = attack(graph, x, DDN()).distance
     for certificate in (Interval(), LinearRelaxation(), QuadraticRelaxation(steps=30), BranchAndBound(seconds=0.2)):
         radius = certify(graph, x, certificate).radius

@@ -38,7 +38,7 @@ def test_small_networks_are_closed(p: float, generator: torch.Generator) -> None
 
 def test_witnesses_are_kept(generator: torch.Generator) -> None:
     graph, x = _asked(generator)
-    found = pb.bracket(graph, x, budget=0.5)
+    found = pb.bracket(graph, x, budget=0.2)
     assert found.adversarial is not None
     far = torch.linalg.vector_norm((found.adversarial - x).to(torch.float64), dim=1)
     seen = torch.isfinite(found.upper)
@@ -61,7 +61,7 @@ def test_steps_are_seen_and_only_narrow(generator: torch.Generator) -> None:
 def test_it_resumes(generator: torch.Generator) -> None:
     graph, x = _asked(generator)
     first = pb.bracket(graph, x, budget=0.05)
-    second = pb.bracket(graph, x, budget=0.5, start=first)
+    second = pb.bracket(graph, x, budget=0.2, start=first)
     assert bool((second.lower >= first.lower).all())
     assert bool((second.upper <= first.upper).all())
     assert second.effort is not None

@@ -15,6 +15,8 @@ from pertbound.layers import Conv, Dense, Linear, linear
 from pertbound.models import ARCHITECTURES, alexnet, googlenet, initialise, nin, resnet18, resnet50, vgg16
 
 THIN = {"nin": 32, "alexnet": 67, "vgg16": 32, "googlenet": 32, "resnet18": 32, "resnet50": 32}
+DEEP = ("googlenet", "resnet50")
+"""Those whose thin copies take seconds, too."""
 QUICK = pb.DDN(steps=20, restarts=1)
 
 
@@ -35,7 +37,7 @@ def thin(name: str) -> nn.Sequential:
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("name", THIN)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in DEEP else n for n in THIN])
 def test_from_module_to_bracket(name: str, generator: torch.Generator) -> None:
     model = thin(name)
     x = torch.rand(3, 3, THIN[name], THIN[name], generator=generator)

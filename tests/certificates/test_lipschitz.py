@@ -170,7 +170,7 @@ print(*sorted({str(dtype) for dtype in seen}))
 @pytest.mark.parametrize(
     ("setting", "dtype"),
     [
-        ("pass", "torch.float32"),
+        pytest.param("pass", "torch.float32", marks=pytest.mark.slow),
         pytest.param("torch.set_float32_matmul_precision('medium')", "torch.float64", marks=pytest.mark.slow),
         pytest.param("torch.backends.mkldnn.conv.fp32_precision = 'bf16'", "torch.float64", marks=pytest.mark.slow),
         ("torch.backends.mkldnn.matmul.fp32_precision = 'tf32'", "torch.float64"),

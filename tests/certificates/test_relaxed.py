@@ -473,7 +473,9 @@ def test_float64_graphs_agree_with_float32_ones() -> None:
 
 @every_kept
 @pytest.mark.parametrize("made_there", [False, True], ids=["", "network made there"])
-@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode], ids=lambda c: c.__name__)
+@pytest.mark.parametrize(
+    "context", [pytest.param(torch.no_grad, marks=pytest.mark.slow), torch.inference_mode], ids=lambda c: c.__name__
+)
 def test_contexts_of_the_caller_do_not_matter(
     certificate: Certificate,
     context: Callable[[], contextlib.AbstractContextManager[None]],

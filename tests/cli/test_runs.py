@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -211,26 +213,26 @@ def _outside(rows: Any, witnesses: Any) -> Any:
     return rows, witnesses
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (_bolder, r"claimed .*, and proves .* now"),
-        (_much_bolder, "lies above the witness"),
-        (_nearer, "is farther than its row"),
-        (_harmless, "is not misclassified"),
-        (_outside, "leaves the box"),
-    ],
-)
-def test_a_run_that_lies_is_caught(cli: Any, files: Path, tmp_path: Path, change: Any, said: str) -> None:
-    import re
+LIES = {
+    _bolder: r"claimed .*, and proves .* now",
+    _much_bolder: "lies above the witness",
+    _nearer: "is farther than its row",
+    _harmless: "is not misclassified",
+    _outside: "leaves the box",
+}
 
-    out = tmp_path / "out"
-    assert cli("bracket", *asked(files, out, attack="ddn"), "--box", 0, 1).code == 0
-    _rewritten(out, change)
-    done = cli("check", out, "--samples", 5)
-    assert done.code == 1
-    assert re.search(said, done.out)
-    assert "Do not trust" in done.out
+
+def test_runs_that_lie_are_caught(cli: Any, files: Path, tmp_path: Path) -> None:
+    honest = tmp_path / "honest"
+    assert cli("bracket", *asked(files, honest, attack="ddn"), "--box", 0, 1).code == 0
+    for change, said in LIES.items():
+        out = tmp_path / change.__name__
+        shutil.copytree(honest, out)
+        _rewritten(out, change)
+        done = cli("check", out, "--samples", 5)
+        assert done.code == 1, said
+        assert re.search(said, done.out), said
+        assert "Do not trust" in done.out
 
 
 def test_another_model_or_other_data_are_caught(cli: Any, files: Path, tmp_path: Path) -> None:

@@ -6,13 +6,18 @@ import pytest
 
 from mutants.certificates import CHECKS, MUTANTS
 
+LONG = "branch and bound"
+"""The check that takes seconds, once for itself and once for each of its mutants."""
 
-@pytest.mark.parametrize("check", CHECKS)
+
+@pytest.mark.parametrize("check", [pytest.param(c, marks=pytest.mark.slow) if c == LONG else c for c in CHECKS])
 def test_the_original_passes(check: str) -> None:
     CHECKS[check]()
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if c == LONG else n for n, (_, c) in MUTANTS.items()]
+)
 def test_mutant_is_caught(name: str) -> None:
     mutant, check = MUTANTS[name]
     with mutant(), pytest.raises(AssertionError):

@@ -21,8 +21,8 @@ STALE = 0.7
 """Tightened boxes are computed anew when the radius falls below this part of the one that they were made for."""
 FORESIGHT = 1.1
 """They are made for a radius that is larger than the present one by this factor."""
-
-
+MANY = 16
+"""Entries for each sample, on average, from which on one sample is tightened after the other."""
 BENT = 0.7
 """With curvature, tightening starts with that of a value of this part of half the box's width."""
 
@@ -147,37 +147,34 @@ def tightened(
 ) -> Box:
     """The box of node `name`, smaller where `entries` (samples, *shape) says so: by a relaxation up to that node.
 
-    Each entry is pulled back to the input twice, upwards and downwards, in pieces that fit the memory. All items of a
-    piece belong to one sample.
+    Each entry is pulled back to the input twice, upwards and downwards, in pieces that fit the memory. Where samples
+    have many, and all layers broadcast, a piece belongs to one sample, whose regions need not be copied then.
     """
     region, dtype = regions[name], tighten.dtype
     value, ends = region.value.flatten(1), [region.box.lower.flatten(1).clone(), region.box.upper.flatten(1).clone()]
-    entries = entries.flatten(1)
-    shared = all(node.layer.broadcasts for node in graph.nodes)
+    found = entries.flatten(1).nonzero().T  # rows, and columns
+    alone = all(node.layer.broadcasts for node in graph.nodes) and found.shape[1] >= MANY * len(value)
+    groups = found[0].unique_consecutive(return_counts=True)[1].tolist() if alone else [found.shape[1]]
     sizes = sum(part.value[0].numel() for part in regions.values())
     piece = max(1, tighten.memory // (8 * 20 * sizes))
     with torch.no_grad():
-        for row in range(len(value)):
-            own = torch.tensor([row], device=value.device)
-            one = take(regions, own, dtype)
-            width = ends[1][row] - ends[0][row]
-            found = entries[row].nonzero().flatten()
-            for sign, end in zip((1.0, -1.0), ends, strict=True):
-                for columns in found.split(piece) if len(found) else ():
-                    unit = torch.zeros(len(columns), value.shape[1], dtype=dtype, device=value.device)
-                    unit.scatter_(1, columns[:, None], sign)
+        for group in found.split(groups, 1) if found.numel() else ():
+            for row, column in group.split(piece, 1):
+                some = take(regions, row[:1] if alone else row, dtype)
+                scale = (BENT / 2 * (ends[1] - ends[0])[row, column]).to(dtype) if tighten.curved else None
+                rest, reach = value[row, column], eps[row].to(dtype)
+                for sign, end in zip((1.0, -1.0), ends, strict=True):
+                    unit = torch.zeros(len(row), value.shape[1], dtype=dtype, device=value.device)
+                    unit.scatter_(1, column[:, None], sign)
                     form = Form(unit.reshape(-1, *region.value.shape[1:]))
-                    scale = (BENT / 2 * width[columns]).to(dtype) if tighten.curved else None
-                    some = one if shared else take(regions, own.expand(len(columns)), dtype)
                     ground = pull_to_input(graph, form, name, some, scale=scale)
-                    x = one[INPUT].value.expand_as(ground.form.linear)
-                    least = ground.lower(ball, x, eps[row].to(dtype).expand(len(x))).to(torch.float64)
+                    x = some[INPUT].value.expand_as(ground.form.linear)
+                    least = ground.lower(ball, x, reach).to(torch.float64)
                     # the exact value is off the computed one by at most the noise, which is part of the pulled form
-                    rest = value[row, columns]
                     bound = rest + sign * least
                     bound = bound - sign * 2.0**-52 * (rest.abs() + least.abs())
                     better = torch.fmax if sign > 0 else torch.fmin
-                    end[row, columns] = better(end[row, columns], bound)
+                    end[row, column] = better(end[row, column], bound)
     return Box(ends[0].reshape(region.value.shape), ends[1].reshape(region.value.shape))
 
 

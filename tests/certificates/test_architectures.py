@@ -116,7 +116,7 @@ def test_real_sizes(name: str, generator: torch.Generator) -> None:
         with torch.no_grad():
             found, wanted = network(batch), model(batch)
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
-    radius = pb.certify(network, x, pb.Lipschitz()).radius
+    radius = pb.certify(network, x, pb.Lipschitz(floor=0.0)).radius  # some are less than what x is rounded by
     assert bool(torch.isfinite(radius).all())
     assert bool(((radius > 0) != (name in HOPELESS)).all())
     assert bool((radius <= pb.attack(network, x, QUICK).distance).all())

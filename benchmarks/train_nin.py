@@ -25,7 +25,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     data, test = (load("cifar10", options.data_dir, train=part) for part in (True, False))
-    model = nin(width=WIDTH, dropout=DROPOUT).to(memory_format=torch.channels_last)
+    model = nin(width=WIDTH, dropout=DROPOUT).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def told(progress: Progress) -> None:
         print(f"epoch {progress.epoch} of {progress.epochs}: loss {progress.loss:.3f}, {progress.seconds:.0f} s")

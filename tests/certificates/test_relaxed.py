@@ -594,3 +594,18 @@ def test_auto_names_who_gave_each_radius_whatever_the_others_are() -> None:
     found = pb.certify(pb.from_torch(constant, x), x, pb.Auto(seconds=0.1))
     assert bool((found.radius >= 1e8).all())
     assert found.methods == ("lipschitz",) * 3
+
+
+def test_auto_goes_on_with_tight_boxes_where_there_is_time() -> None:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(1, 6, 3), nn.Tanh(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(54, 40), nn.Tanh())
+    model = nn.Sequential(*layers, nn.Linear(40, 3)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    x = torch.rand(2, 1, 8, 8)
+    graph = pb.from_torch(model, x)
+    found = pb.certify(graph, x, pb.Auto(seconds=10.0))  # it needs less than one
+    assert found.methods == ("quadratic, tight boxes",) * 2
+    assert bool((found.radius > pb.certify(graph, x, pb.QuadraticRelaxation(steps=80)).radius).all())
+    assert bool((found.radius <= pb.attack(graph, x, pb.DDN()).distance).all())

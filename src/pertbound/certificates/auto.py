@@ -25,8 +25,10 @@ SMALL = 2048
 """Tightening boxes costs a pass for each neuron: it is done where there are at most so many entries in all nodes."""
 STEPS = 5
 """Steps of the ascent between two looks at the clock."""
-ROOT_STEPS = 80
-"""Steps of the ascent before branching; where nothing can be branched on it may go on four times as long."""
+ROOT_STEPS, LONG = 80, 320
+"""Steps of the ascent before branching, and in all where nothing can be branched on."""
+NARROW, PASSES = 1024, 8
+"""Boxes from curvature are for layers of at most so many entries, where there is time to compute them so often."""
 
 FIRST_ROUND = 280
 """Forward passes for each wrong class that a first round of the ascent and its proof take, measured on convolutional
@@ -39,9 +41,9 @@ class Auto(Certificate):
     """The best that a budget of time buys: Lipschitz for all, then dearer methods while there is time.
 
     Lipschitz moduli; linear relaxation where L1 or Linf is asked about; the quadratic ascent, which stops for samples
-    that no longer gain; then branch and bound on the widest brackets: samples whose radius is `ratio` of what is known
-    from above (`upper` of `pb.certify`) are left alone. Each sample keeps the largest radius, and `Certified.methods`
-    says whose it is.
+    that no longer gain; for L2 the same on with tight boxes, where layers are narrow and seconds are many; then branch
+    and bound on the widest brackets: samples whose radius is `ratio` of what is known from above (`upper` of
+    `pb.certify`) are left alone. Each sample keeps the largest radius, and `Certified.methods` says whose it is.
 
     The budget is for each sample on average, in `seconds` or, where given, in `forward_passes`, times as long as one
     takes in a batch. Lipschitz is computed whatever it takes, and with fewer forward passes than a first round of the
@@ -133,20 +135,48 @@ class _Ladder:
             return
         ascent = Ascent(Views(self.rest, ball, tight), self.reference, self.best)
         branches = Branching.possible(graph)
-        most = ROOT_STEPS * (1 if branches else 4)
+        name = "quadratic"
         first = time.monotonic()
-        ascent.climb(STEPS, tolerance=0.0, upper=self.upper, planned=most)
+        ascent.climb(STEPS, tolerance=0.0, upper=self.upper, planned=LONG)
         some = time.monotonic() - first
-        planned = min(most, STEPS + STEPS * int(self.left() / max(some, 1e-6)))
-        # the proof at the end takes about as long as ten of the first steps, when all classes climbed
-        while self.left() > 2 * some and ascent.done < most and bool(ascent.alive.any()):
-            ascent.climb(STEPS, tolerance=1e-3, upper=self.upper, planned=planned)
-        proved = ascent.proved()
-        self.offer(proved, "quadratic")
+        self.rise(ascent, ROOT_STEPS, ROOT_STEPS if branches else LONG, some)
+        if ball.p == 2 and tight is None and self.narrow(ascent, ratio, some, memory):
+            name = "quadratic, tight boxes"
+            most = ascent.done + ROOT_STEPS
+            self.rise(ascent, most, most, some)
+        if not branches:
+            self.rise(ascent, LONG, LONG, some)
+        self.offer(ascent.proved(), name)
         if branches and self.left() > some and bool((self.best < ratio * self.upper).any()):
             branching = Branching(ascent, self.best, self.upper)
             branching.run(seconds=self.left(), ratio=ratio, steps=10, width=256)
             self.offer(branching.lower, "branch and bound")
+
+    def rise(self, ascent: Ascent, most: int, last: int, some: float) -> None:
+        """Climb to `most` steps of `last` in all, if there is time; the first steps took `some` seconds.
+
+        The proof at the end takes about as long as twice these, when all classes climbed.
+        """
+        planned = min(last, ascent.done + STEPS * int(self.left() / max(some, 1e-6)))
+        while self.left() > 2 * some and ascent.done < most and bool(ascent.alive.any()):
+            ascent.climb(STEPS, tolerance=1e-3, upper=self.upper, planned=planned)
+
+    def narrow(self, ascent: Ascent, ratio: float, some: float, memory: int) -> bool:
+        """Go on with boxes of narrow layers from curvature, where there is time for that: whether there was.
+
+        How long they take is seen at the first sample. What the plain ones prove is offered before.
+        """
+        if self.left() < 20 * some:  # it takes longer than that wherever it is of use
+            return False
+        views = Views(self.rest, ascent.views.ball, Tighten(memory, NARROW, curved=True))
+        first = time.monotonic()
+        views.regions(torch.zeros_like(ascent.sample[:1]), ascent.aim[:1], torch.float32)
+        each = time.monotonic() - first
+        if self.left() < 4 * some + PASSES * each * len(self.best):
+            return False
+        self.offer(ascent.proved(), "quadratic")
+        ascent.views, ascent.alive = views, self.best < ratio * self.upper
+        return True
 
 
 def _forward_seconds(network: Graph, x: Tensor) -> float:

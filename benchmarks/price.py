@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from pertbound.data import load
 HERE = Path(__file__).parent
 FIGURE = HERE.parent / "docs" / "figures" / "price.png"
 KEPT = HERE / "results"
+BATCH = 100
+"""Samples between two writes of a whole run."""
 RUNGS: dict[str, pb.Certificate] = {
     "lipschitz": pb.Lipschitz(),
     "linear, plain boxes": pb.LinearRelaxation(tighten=False),
@@ -34,7 +38,7 @@ RUNGS: dict[str, pb.Certificate] = {
 }
 FULL: dict[str, pb.Certificate] = {
     "mnist_convsmall": pb.QuadraticRelaxation(steps=40),
-    "lenet_mnist": pb.QuadraticRelaxation(steps=60),
+    "lenet_mnist": pb.QuadraticRelaxation(steps=30),
 }
 
 
@@ -63,29 +67,46 @@ CROWN_SECONDS = {"mnist_mlp": 0.16, "mnist_convsmall": 1.0, "cifar10_cnn_a": 3.5
 """Wall time of auto_LiRPA's CROWN with bisection, for each sample, as the peers' README gives it."""
 
 
-def full(found: Peer, data_dir: Path) -> dict[str, Any]:
-    """One rung over the whole test set; rows so far are in `results/<name>.json`."""
-    data = load("mnist", data_dir)
-    path = KEPT / f"full_{found.name}.json"
+def full(name: str, data_dir: Path, peers_dir: Path, workers: int) -> dict[str, Any]:
+    """One rung over the whole test set, by so many processes of one thread; rows so far are in `results`."""
+    path = KEPT / f"full_{name}.json"
     kept: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if kept and kept["method"] != FULL[name].name:
+        raise SystemExit(f"{path} is of {kept['method']}; this would go on with {FULL[name].name}: move it away first")
     radii: list[float] = kept.get("radii", [])
     seconds: float = kept.get("seconds", 0.0)
-    once(found)
-    certificate = FULL[found.name]
-    while len(radii) < len(data):
-        x = data.inputs[len(radii) : len(radii) + 100]
-        start = time.perf_counter()
-        found_radii = pb.certify(found.network, x, certificate).radius
-        seconds += time.perf_counter() - start
-        radii += [round(r, 6) for r in found_radii.tolist()]
-        mean = sum(radii) / len(radii)
-        kept = {"method": certificate.name, "done": len(radii), "seconds": round(seconds, 1), "mean": round(mean, 5)}
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_suffix(".part")
-        temporary.write_text(json.dumps(kept | {"radii": radii}), encoding="utf-8")
-        temporary.replace(path)
-        print(f"{found.name}: {kept}", flush=True)
+    starts = range(len(radii), len(load("mnist", data_dir)), BATCH)
+    with ProcessPoolExecutor(workers, get_context("spawn"), _prepare, (name, data_dir, peers_dir)) as pool:
+        for found, took in pool.map(_batch, starts):
+            radii += found
+            seconds += took
+            mean = sum(radii) / len(radii)
+            kept = {"method": FULL[name].name, "done": len(radii), "seconds": round(seconds, 1), "mean": round(mean, 5)}
+            path.parent.mkdir(exist_ok=True)
+            temporary = path.with_suffix(".part")
+            temporary.write_text(json.dumps(kept | {"radii": radii}), encoding="utf-8")
+            temporary.replace(path)
+            print(f"{name}: {kept}", flush=True)
     return kept
+
+
+_HERE: dict[str, Any] = {}
+"""What a worker keeps between batches."""
+
+
+def _prepare(name: str, data_dir: Path, peers_dir: Path) -> None:
+    torch.set_num_threads(1)
+    found = peer(name, data_dir, peers_dir)
+    once(found)
+    _HERE.update(network=found.network, inputs=load("mnist", data_dir).inputs, certificate=FULL[name])
+
+
+def _batch(start: int) -> tuple[list[float], float]:
+    """The radii of one batch, and how long they took."""
+    x = _HERE["inputs"][start : start + BATCH]
+    begun = time.perf_counter()
+    radius = pb.certify(_HERE["network"], x, _HERE["certificate"]).radius
+    return [round(r, 6) for r in radius.tolist()], time.perf_counter() - begun
 
 
 def draw(results: dict[str, dict[str, dict[str, float]]]) -> None:
@@ -122,12 +143,13 @@ def main() -> None:
     parser.add_argument("--peers-dir", type=Path, default=None, help="otherwise `peers` beside the data")
     parser.add_argument("--full", choices=tuple(FULL), default=None)
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--workers", type=int, default=2, help="with --full: processes of one thread each")
     options = parser.parse_args()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     peers_dir = options.peers_dir or options.data_dir.parent / "peers"
     if options.full is not None:
-        full(peer(options.full, options.data_dir, peers_dir), options.data_dir)
+        full(options.full, options.data_dir, peers_dir, options.workers)
         return
     results: dict[str, dict[str, dict[str, float]]] = {}
     for name, count in (("mnist_mlp", 10), ("mnist_convsmall", 6), ("cifar10_cnn_a", 6), ("lenet_mnist", 10)):

@@ -129,7 +129,7 @@ def test_small_networks_against_brute_force() -> None:
     line = torch.linspace(-4, 4, 601, dtype=torch.float64)
     points = torch.cartesian_prod(line, line)
     compared, missed = 0, 0
-    for seed in range(10):
+    for seed in range(6):
         torch.manual_seed(seed)
         model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)).double()
         x = draw(seed, 30, 2).double()
@@ -143,7 +143,7 @@ def test_small_networks_against_brute_force() -> None:
         reached = (expected > 0.02) & (expected < 2.0)
         compared += int(reached.sum())
         missed += int((distance > expected * 1.01 + 1e-9)[reached].sum())
-    assert compared > 150
+    assert compared > 90
     assert missed <= compared / 20
 
 

@@ -24,7 +24,20 @@ CASES = catalogue()
 ONE_INPUT = {name: case for name, case in CASES.items() if len(case.shapes) == 1}
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+DEAR = (
+    *("kernel larger than half the input", "beyond its coarse grid", "large padding", "depthwise", "dilation 2"),
+    *("two groups", "even kernel"),
+)
+"""Geometries of `Conv` that take more than a second."""
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=[pytest.mark.slow] * (name in {f"Conv: 2-D, {kind}" for kind in DEAR}))
+        for name, case in CASES.items()
+    ],
+)
 def test_contracts(case: Case, generator: torch.Generator) -> None:
     contracts.check_layer(case.layer, case.shapes, generator)
 

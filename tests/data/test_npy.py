@@ -167,6 +167,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path: Path):
     """256 MiB of numbers, read twice; in MiB, of which the hash takes 16 at once, a few times over."""
     with (tmp_path / "large.npy").open("wb") as stream:

@@ -38,7 +38,7 @@ RUNGS: dict[str, pb.Certificate] = {
 }
 FULL: dict[str, pb.Certificate] = {
     "mnist_convsmall": pb.QuadraticRelaxation(steps=40),
-    "lenet_mnist": pb.QuadraticRelaxation(steps=30),
+    "lenet_mnist": pb.QuadraticRelaxation(steps=60),
 }
 
 

@@ -75,6 +75,9 @@ def full(name: str, data_dir: Path, peers_dir: Path, workers: int) -> dict[str, 
         raise SystemExit(f"{path} is of {kept['method']}; this would go on with {FULL[name].name}: move it away first")
     radii: list[float] = kept.get("radii", [])
     seconds: float = kept.get("seconds", 0.0)
+    if radii:
+        kept.pop("radii")
+        print(f"{name}, so far: {kept}", flush=True)
     starts = range(len(radii), len(load("mnist", data_dir)), BATCH)
     with ProcessPoolExecutor(workers, get_context("spawn"), _prepare, (name, data_dir, peers_dir)) as pool:
         for found, took in pool.map(_batch, starts):

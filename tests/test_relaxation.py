@@ -22,10 +22,11 @@ from contracts.relaxation import (
 )
 from oracles.exact import WIDER, exact, long
 from oracles.networks import SMOOTH, chain, random_conv_graph, random_relu_graph, random_smooth_graph
-from pertbound.forms import Form
+from pertbound import regions
+from pertbound.forms import Form, Regions
 from pertbound.graph import INPUT, Graph
 from pertbound.layers import Add, Concat, Dense, Diagonal, MaxPool, ReLU, Reshape
-from pertbound.regions import Rest
+from pertbound.regions import Rest, Tighten
 from pertbound.relaxation import Ground, pull_to_input
 from pertbound.sets import Ball
 
@@ -43,6 +44,26 @@ def test_regions_and_bounds_hold_at_the_worst_points(name: str, generator: torch
 
 TIGHTENED = ["3 dense layers, ReLU", "5 dense layers, LeakyReLU 3", "residual, ReLU", "inception, Tanh", "tokens"]
 TIGHTENED += ["convolutional, ReLU, overlapping max", "activation first, LeakyReLU 3"]
+
+
+@pytest.mark.parametrize("curved", [False, True])
+@pytest.mark.parametrize("kind", ["dense", "max pooling"])
+def test_it_does_not_matter_whether_samples_are_tightened_together(
+    kind: str, curved: bool, generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = random_relu_graph(generator) if kind == "dense" else random_conv_graph(generator)
+    assert all(node.layer.broadcasts for node in graph.nodes)
+    rest = Rest.of(graph, torch.randn(3, *graph.input_shape, generator=generator))
+    ball, eps = Ball(), torch.tensor([0.1, 0.3, 0.6], dtype=torch.float64)
+    found: list[Regions] = []
+    for many in (math.inf, 0):
+        monkeypatch.setattr(regions, "MANY", many)
+        found.append(rest.regions(ball, eps, tighten=Tighten(2**18, curved=curved)))
+    plain, (together, alone) = rest.regions(ball, eps), found
+    for name, region in together.items():
+        for end in ("lower", "upper"):
+            torch.testing.assert_close(getattr(alone[name].box, end), getattr(region.box, end), rtol=1e-9, atol=1e-12)
+    assert any(bool((together[name].box.upper < 0.999 * plain[name].box.upper).any()) for name in together)
 
 
 @pytest.mark.parametrize("name", TIGHTENED)

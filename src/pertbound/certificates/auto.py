@@ -164,13 +164,14 @@ class _Ladder:
     def narrow(self, ascent: Ascent, ratio: float, some: float, memory: int) -> bool:
         """Go on with boxes of narrow layers from curvature, where there is time for that: whether there was.
 
-        How long they take is seen at the first sample. What the plain ones prove is offered before.
+        How long they take is seen at the sample that has come farthest, where most is undecided. What the plain ones
+        prove is offered before.
         """
         if self.left() < 20 * some:  # it takes longer than that wherever it is of use
             return False
         views = Views(self.rest, ascent.views.ball, Tighten(memory, NARROW, curved=True))
-        first = time.monotonic()
-        views.regions(torch.zeros_like(ascent.sample[:1]), ascent.aim[:1], torch.float32)
+        first, farthest = time.monotonic(), ascent.aim.argmax()[None]
+        views.regions(farthest, ascent.aim[farthest], torch.float32)
         each = time.monotonic() - first
         if self.left() < 4 * some + PASSES * each * len(self.best):
             return False

@@ -24,12 +24,11 @@ from pertbound.layers import (
     Tanh,
     TanhGELU,
 )
-from pertbound.layers.smooth import Smooth
 
 
 def _relu(c: Converter, call: Call, a: Arguments) -> Value:
     source = value_of(call, a, "self")
-    return c.add(call, ReLU(source.shape), source, nonnegative=True, bound=source.bound)
+    return c.add(call, ReLU(source.shape), source)
 
 
 def _leaky_relu(c: Converter, call: Call, a: Arguments) -> Value:
@@ -39,8 +38,7 @@ def _leaky_relu(c: Converter, call: Call, a: Arguments) -> Value:
 def _leaky(c: Converter, call: Call, source: Value, slope: float) -> Value:
     if not math.isfinite(slope):
         raise UnsupportedLayerError(f"{call.target}{place(call)}: negative slope {slope} is no number")
-    bound = source.bound * max(1.0, abs(slope))
-    return c.add(call, LeakyReLU(source.shape, slope), source, nonnegative=slope <= 0, bound=bound)
+    return c.add(call, LeakyReLU(source.shape, slope), source)
 
 
 def _rrelu(c: Converter, call: Call, a: Arguments) -> Value:
@@ -56,12 +54,12 @@ def _prelu(c: Converter, call: Call, a: Arguments) -> Value:
     if weight.numel() == 1:
         return _leaky(c, call, source, float(weight.item()))
     layer = PReLU.of_channels(source.shape, weight) if weight.dim() == 1 else PReLU(source.shape, weight)
-    return c.add(call, layer, source, bound=source.bound * layer.steepest)
+    return c.add(call, layer, source)
 
 
 def _abs(c: Converter, call: Call, a: Arguments) -> Value:
     source = value_of(call, a, "self")
-    return c.add(call, Abs(source.shape), source, nonnegative=True, bound=source.bound)
+    return c.add(call, Abs(source.shape), source)
 
 
 def _threshold(c: Converter, call: Call, a: Arguments) -> Value:
@@ -82,20 +80,19 @@ def _hardsigmoid(c: Converter, call: Call, a: Arguments) -> Value:
 
 def _sigmoid(c: Converter, call: Call, a: Arguments) -> Value:
     source = value_of(call, a, "self")
-    return c.add(call, Sigmoid(source.shape), source, nonnegative=True, bound=1.0)
+    return c.add(call, Sigmoid(source.shape), source)
 
 
 def _tanh(c: Converter, call: Call, a: Arguments) -> Value:
     source = value_of(call, a, "self")
-    return c.add(call, Tanh(source.shape), source, nonnegative=source.nonnegative, bound=1.0)
+    return c.add(call, Tanh(source.shape), source)
 
 
 def _softplus(c: Converter, call: Call, a: Arguments) -> Value:
     source, beta = value_of(call, a, "self"), float(a.get("beta", 1.0))
     if not 0 < beta < math.inf:
         raise UnsupportedLayerError(f"{call.target}{place(call)}: beta must be positive, got {beta}")
-    layer = Softplus(source.shape, beta, float(a.get("threshold", 20.0)))
-    return c.add(call, layer, source, nonnegative=True)
+    return c.add(call, Softplus(source.shape, beta, float(a.get("threshold", 20.0))), source)
 
 
 def _elu(c: Converter, call: Call, a: Arguments) -> Value:
@@ -118,35 +115,28 @@ def _exponential(c: Converter, call: Call, a: Arguments, alpha: float, scale: fl
         raise UnsupportedLayerError(
             f"{call.target}{place(call)}: alpha and scales must be positive, got {alpha}, {scale}"
         )
-    layer = ELU(source.shape, alpha, scale, width)
-    bound = max(source.bound * scale, scale * alpha * (1 + 1e-12))
-    return c.add(call, layer, source, nonnegative=source.nonnegative, bound=bound)
+    return c.add(call, ELU(source.shape, alpha, scale, width), source)
 
 
 def _gelu(c: Converter, call: Call, a: Arguments) -> Value:
     source, form = value_of(call, a, "self"), a.get("approximate", "none")
     if form not in ("none", "tanh"):
         raise UnsupportedLayerError(f"{call.target}{place(call)}: approximate must be none or tanh, got {form!r}")
-    return _hump(c, call, source, GELU(source.shape) if form == "none" else TanhGELU(source.shape))
+    return c.add(call, GELU(source.shape) if form == "none" else TanhGELU(source.shape), source)
 
 
 def _plain_hump(kind: type[SiLU | Mish | HardSwish]) -> Handler:
     def handler(c: Converter, call: Call, a: Arguments) -> Value:
         source = value_of(call, a, "self")
-        return _hump(c, call, source, kind(source.shape))
+        return c.add(call, kind(source.shape), source)
 
     return handler
-
-
-def _hump(c: Converter, call: Call, source: Value, layer: Smooth) -> Value:
-    """z times a number between 0 and 1."""
-    return c.add(call, layer, source, nonnegative=source.nonnegative, bound=source.bound)
 
 
 def _log_sigmoid(c: Converter, call: Call, a: Arguments) -> Value:
     """log s(z) = -log(1 + exp(-z)) = -softplus(-z)."""
     falling = affine(c, call, value_of(call, a, "self"), -1.0, 0.0)
-    positive = c.add(call, Softplus(falling.shape, 1.0, 30.0), falling, nonnegative=True)
+    positive = c.add(call, Softplus(falling.shape, 1.0, 30.0), falling)
     return affine(c, call, positive, -1.0, 0.0)
 
 

@@ -13,20 +13,17 @@ from torch import Tensor
 from pertbound.errors import ConversionError, UnsupportedLayerError
 from pertbound.frontends.folding import fold, writes_into
 from pertbound.frontends.program import Call, Program, Ref
+from pertbound.frontends.ranges import Range, range_of
 from pertbound.graph import INPUT, Node
 from pertbound.layers import Layer, Shape
 
 
 @dataclass(frozen=True)
 class Value:
-    """A value that depends on the input: the node that gives it, a sample's shape, whether it is >= 0, and the largest
-    absolute value that it can have for any input.
-    """
+    """A value that depends on the input: the node that gives it, and a sample's shape."""
 
     node: str
     shape: Shape
-    nonnegative: bool = False
-    bound: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -95,6 +92,8 @@ class Converter:
         self.values: dict[str, Any] = dict(program.tensors)
         self.values[program.input] = Value(INPUT, shape[1:])
         self.nodes: list[Node] = []
+        self.ranges: dict[str, Range] = {INPUT: Range()}
+        """For each node what is known of its entries for any input."""
         floats = (t.dtype for t in program.tensors.values() if t.is_floating_point())
         self.dtype = dtype or next(floats, torch.float32)
         self.views: dict[str, tuple[Value, Tensor | None]] = {}
@@ -163,10 +162,8 @@ class Converter:
         if operator in _SHARING:
             self.shared.update((call.name, *(v.name for v in call.arguments.values() if isinstance(v, Ref))))
 
-    def add(
-        self, call: Call, layer: Layer, *inputs: Value, nonnegative: bool = False, bound: float = math.inf
-    ) -> Value:
-        """A node for the layer; its output's shape is found by running it on zeros."""
+    def add(self, call: Call, layer: Layer, *inputs: Value) -> Value:
+        """A node for the layer; its output's shape is found by running it on zeros, its range by `range_of`."""
         name = call.name if all(node.name != call.name for node in self.nodes) else f"{call.name}_{len(self.nodes)}"
         if max(math.prod(value.shape) for value in inputs) > LARGEST_SAMPLE:
             raise ConversionError(f"{call.target}{place(call)} reads more than {LARGEST_SAMPLE} numbers a sample")
@@ -180,7 +177,17 @@ class Converter:
                 shapes = [v.shape for v in inputs]
                 raise ConversionError(f"{call.target}{place(call)} cannot run on {shapes}: {error}") from error
         self.nodes.append(Node(name, layer, tuple(v.node for v in inputs), call.where))
-        return Value(name, tuple(output.shape[1:]), nonnegative, bound)
+        self.ranges[name] = range_of(layer, [v.shape for v in inputs], [self.ranges[v.node] for v in inputs])
+        return Value(name, tuple(output.shape[1:]))
+
+    def narrow(self, value: Value, low: float, high: float) -> Value:
+        """The value, of which a proof for several layers together says that it lies in [low, high]."""
+        self.ranges[value.node] = self.ranges[value.node].within(low, high)
+        return value
+
+    def range(self, value: Value) -> Range:
+        """What is known of a value's entries for any input."""
+        return self.ranges[value.node]
 
     def _resolve(self, value: Any) -> Any:
         if isinstance(value, Ref):

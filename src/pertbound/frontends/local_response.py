@@ -85,5 +85,4 @@ def local_response(c: Converter, call: Call, a: Arguments) -> Value:
             f"local response normalisation{place(call)} with alpha = {alpha:g}, beta = {beta:g} and k = {k:g} has no "
             "bound; k must be positive, the others not negative"
         )
-    layer = LocalResponse(source.shape, size, alpha, beta, k)
-    return c.add(call, layer, source, nonnegative=source.nonnegative)
+    return c.add(call, LocalResponse(source.shape, size, alpha, beta, k), source)

@@ -90,9 +90,7 @@ def _standardized(c: Converter, call: Call, source: Value, count: int, eps: floa
             f"{call.target}{place(call)} with eps = {eps:g}: a group of equal entries has no bound; use a positive eps"
         )
     rows = reshaped(c, call, source, (math.prod(source.shape) // count, count))
-    bound = math.sqrt(count) * (1 + 1e-6)
-    found = c.add(call, Standardize(rows.shape, eps, centred), rows, bound=bound)
-    return reshaped(c, call, found, source.shape)
+    return reshaped(c, call, c.add(call, Standardize(rows.shape, eps, centred), rows), source.shape)
 
 
 def _scaled(c: Converter, call: Call, value: Value, scale: Tensor | None, shift: Tensor | None) -> Value:
@@ -102,6 +100,4 @@ def _scaled(c: Converter, call: Call, value: Value, scale: Tensor | None, shift:
     assert given is not None
     scale = torch.ones_like(given) if scale is None else scale
     shift = torch.zeros_like(given) if shift is None else shift
-    most = float(scale.abs().max()) * value.bound + float(shift.abs().max())
-    bound = most * (1 + 1e-6) if math.isfinite(most) else math.inf
-    return c.add(call, Diagonal(value.shape, scale, shift), value, bound=bound)
+    return c.add(call, Diagonal(value.shape, scale, shift), value)

@@ -150,7 +150,7 @@ def _max_pool(reader: Reader, op: Op) -> Value:
         raise UnsupportedLayerError(f"{op.where}: the places of the maxima are not computed here")
     padding = before
     if before != after or any(2 * p > q for p, q in zip(before, options["kernel_size"], strict=True)):
-        if not value.nonnegative:
+        if not reader.converter.range(value).nonnegative:
             raise UnsupportedLayerError(
                 f"{op.where}: pads {before} and {after} differ, and the input may be negative; pad both sides alike"
             )

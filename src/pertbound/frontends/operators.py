@@ -150,7 +150,7 @@ def _max_pool(c: Converter, call: Call, a: Arguments) -> Value:
     stride = _ints(a.get("stride") or list(window), dims, 1)
     padding, dilation = _ints(a.get("padding"), dims, 0), _ints(a.get("dilation"), dims, 1)
     layer = MaxPool(source.shape, window, stride, padding, dilation, bool(a.get("ceil_mode", False)))
-    return c.add(call, layer, source, nonnegative=source.nonnegative, bound=source.bound)
+    return c.add(call, layer, source)
 
 
 def _average_pool(c: Converter, call: Call, a: Arguments) -> Value:
@@ -168,12 +168,12 @@ def _average_pool(c: Converter, call: Call, a: Arguments) -> Value:
         bool(a.get("count_include_pad", True)),
         divisor,
     )
-    return c.add(call, layer, source, nonnegative=source.nonnegative, bound=source.bound)
+    return c.add(call, layer, source)
 
 
 def _lp_pool(c: Converter, call: Call, a: Arguments) -> Value:
     source, p = value_of(call, a, "self"), float(a["p"])
-    if p < 1 or (p % 2 and not source.nonnegative):
+    if p < 1 or (p % 2 and not c.range(source).nonnegative):
         raise UnsupportedLayerError(
             f"Lp pooling with p = {p:g}{place(call)} is a norm only for even p, or for p >= 1 on inputs that cannot "
             "be negative (behind a ReLU, say)"
@@ -185,7 +185,7 @@ def _lp_pool(c: Converter, call: Call, a: Arguments) -> Value:
     whole = all((n - q) % s == 0 for n, q, s in zip(spatial, window, stride, strict=True))
     if a.get("ceil_mode", False) and not whole:
         raise UnsupportedLayerError(f"Lp pooling{place(call)} with ceil_mode and partial windows is not a norm")
-    return c.add(call, LpPool(source.shape, p, window, stride), source, nonnegative=True)
+    return c.add(call, LpPool(source.shape, p, window, stride), source)
 
 
 HANDLERS: dict[str, Handler] = {

@@ -138,16 +138,13 @@ def _of_two(c: Converter, call: Call, operator: str, alpha: float, left: Value, 
     factor = alpha if operator == "add" else -alpha
     if factor != 1.0:
         right = affine(c, call, right, factor, 0.0)
-    nonnegative = left.nonnegative and right.nonnegative
-    return c.add(call, Add(), left, right, nonnegative=nonnegative, bound=left.bound + right.bound)
+    return c.add(call, Add(), left, right)
 
 
 def product(c: Converter, call: Call, left: Value, right: Value) -> Value:
     """Entry by entry; a square is never negative."""
-    bounds = (left.bound, right.bound)
-    nonnegative = left.node == right.node or (left.nonnegative and right.nonnegative)
-    layer = Multiply(left.shape, bounds)
-    return c.add(call, layer, left, right, nonnegative=nonnegative, bound=bounds[0] * bounds[1] * (1 + 1e-12))
+    found = c.add(call, Multiply(left.shape, (c.range(left).size, c.range(right).size)), left, right)
+    return c.narrow(found, 0.0, math.inf) if left.node == right.node else found
 
 
 def power(c: Converter, call: Call, a: Arguments) -> Value:
@@ -171,7 +168,7 @@ def gated(c: Converter, call: Call, a: Arguments) -> Value:
             f"{call.target}{place(call)} cannot halve dimension {dim} of (batch, {source.shape})"
         )
     first, second = (select(c, call, source, half) for half in numbered(source.shape).chunk(2, dim - 1))
-    gate = c.add(call, Sigmoid(second.shape), second, nonnegative=True, bound=1.0)
+    gate = c.add(call, Sigmoid(second.shape), second)
     return product(c, call, first, gate)
 
 
@@ -194,11 +191,7 @@ def affine(c: Converter, call: Call, value: Value, scale: Any, shift: Any) -> Va
             f"broadcast to samples of shape {value.shape}"
         ) from error
     value = expand_to(c, call, value, shape)
-    finite = bool(torch.isfinite(scale).all() and torch.isfinite(shift).all())
-    bound = value.bound * float(scale.abs().max()) + float(shift.abs().max()) if finite else math.inf
-    nonnegative = value.nonnegative and finite and bool((scale >= 0).all() and (shift >= 0).all())
-    bound = bound * (1 + 1e-6) if bound == bound else math.inf
-    return c.add(call, Diagonal(value.shape, scale, shift), value, nonnegative=nonnegative, bound=bound)
+    return c.add(call, Diagonal(value.shape, scale, shift), value)
 
 
 def getitem(c: Converter, call: Call, a: Arguments) -> Any:

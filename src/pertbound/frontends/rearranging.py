@@ -48,7 +48,7 @@ def select(c: Converter, call: Call, source: Value, index: Tensor) -> Value:
     key = (source.node, shape, index.numpy().tobytes())
     if key not in c.selected:
         layer = Select(source.shape, index.contiguous().to(_device(c)))
-        found = c.add(call, layer, source, nonnegative=source.nonnegative, bound=source.bound)
+        found = c.add(call, layer, source)
         c.selected[key], c.views[found.node] = found, (source, index)
     return c.selected[key]
 
@@ -83,7 +83,7 @@ def reshaped(c: Converter, call: Call, source: Value, shape: Shape) -> Value:
             return source
     key = (source.node, shape, b"")
     if key not in c.selected:
-        found = c.add(call, Reshape(source.shape, shape), source, nonnegative=source.nonnegative, bound=source.bound)
+        found = c.add(call, Reshape(source.shape, shape), source)
         c.selected[key], c.views[found.node] = found, (source, None)
     return c.selected[key]
 
@@ -198,11 +198,7 @@ def pad(c: Converter, call: Call, a: Arguments) -> Value:
     _, index = c.views[found.node]
     assert index is not None, "padding is no reshape"
     shift = torch.where(index < 0, number, 0.0).to(_device(c), c.dtype)
-    bound = max(found.bound, abs(number))
-    nonnegative = found.nonnegative and number >= 0
-    return c.add(
-        call, Diagonal(found.shape, torch.ones_like(shift), shift), found, nonnegative=nonnegative, bound=bound
-    )
+    return c.add(call, Diagonal(found.shape, torch.ones_like(shift), shift), found)
 
 
 def padded(c: Converter, call: Call, source: Value, before: Sequence[int], after: Sequence[int]) -> Value:
@@ -267,7 +263,6 @@ def join(c: Converter, call: Call, parts: Sequence[Any], dim: int) -> Value:
             f"{call.target}{place(call)}: all parts must depend on the input, or be repeated for each sample"
         )
     values = [v for v in parts if isinstance(v, Value)]
-    nonnegative, bound = all(v.nonnegative for v in values), max(v.bound for v in values)
     sizes = [v.shape if isinstance(v, Value) else tuple(v.tensor.shape[1:]) for v in parts]
     entries = sum(math.prod(size) for size in sizes)
     origins = [c.views.get(v.node, (v, None)) for v in values]
@@ -282,7 +277,7 @@ def join(c: Converter, call: Call, parts: Sequence[Any], dim: int) -> Value:
     else:
         whole = values[0]
         if len(values) > 1:
-            whole = c.add(call, Concat(dim), *values, nonnegative=nonnegative, bound=bound)
+            whole = c.add(call, Concat(dim), *values)
             c.parts[whole.node] = (dim - 1, tuple(values))
         if len(values) == len(parts):
             return whole
@@ -297,7 +292,4 @@ def join(c: Converter, call: Call, parts: Sequence[Any], dim: int) -> Value:
     shift = torch.cat([v.to(_device(c), c.dtype) for v in constants], dim - 1)
     if not bool(shift.any()):
         return found
-    bound, nonnegative = max(found.bound, float(shift.abs().max())), found.nonnegative and bool((shift >= 0).all())
-    return c.add(
-        call, Diagonal(found.shape, torch.ones_like(shift), shift), found, nonnegative=nonnegative, bound=bound
-    )
+    return c.add(call, Diagonal(found.shape, torch.ones_like(shift), shift), found)

@@ -24,10 +24,11 @@ from pertbound.frontends.conversion import (
     required_constant,
     value_of,
 )
-from pertbound.frontends.plumbing import affine
+from pertbound.frontends.plumbing import affine, product
 from pertbound.frontends.program import Call
+from pertbound.frontends.ranges import Range
 from pertbound.frontends.rearranging import join, numbered, reshaped, select
-from pertbound.layers import Add, Dense, Multiply, ReLU, Sigmoid, Tanh
+from pertbound.layers import Add, Dense, ReLU, Sigmoid, Tanh
 
 State = Value | Tensor
 """A state that depends on the input, or a constant of the state's shape."""
@@ -60,7 +61,7 @@ def _sum(c: Converter, call: Call, left: State, right: State) -> State:
     if isinstance(left, Tensor) and isinstance(right, Tensor):
         return left + right
     if isinstance(left, Value) and isinstance(right, Value):
-        return c.add(call, Add(), left, right, bound=left.bound + right.bound)
+        return c.add(call, Add(), left, right)
     value, constant = (left, right) if isinstance(left, Value) else (right, left)
     assert isinstance(value, Value)
     assert isinstance(constant, Tensor)
@@ -71,8 +72,7 @@ def _product(c: Converter, call: Call, left: State, right: State) -> State:
     if isinstance(left, Tensor) and isinstance(right, Tensor):
         return left * right
     if isinstance(left, Value) and isinstance(right, Value):
-        bounds = (left.bound, right.bound)
-        return c.add(call, Multiply(left.shape, bounds), left, right, bound=bounds[0] * bounds[1])
+        return product(c, call, left, right)
     value, constant = (left, right) if isinstance(left, Value) else (right, left)
     assert isinstance(value, Value)
     assert isinstance(constant, Tensor)
@@ -94,13 +94,13 @@ def _gate(c: Converter, call: Call, weights: _Weights, number: int, x: Value, h:
 
 
 def _sigmoid(c: Converter, call: Call, value: Value) -> Value:
-    return c.add(call, Sigmoid(value.shape), value, nonnegative=True, bound=1.0)
+    return c.add(call, Sigmoid(value.shape), value)
 
 
 def _tanh(c: Converter, call: Call, value: State) -> State:
     if isinstance(value, Tensor):
         return value.tanh()
-    return c.add(call, Tanh(value.shape), value, bound=min(1.0, value.bound))
+    return c.add(call, Tanh(value.shape), value)
 
 
 Step = Callable[[Converter, Call, _Weights, Value, tuple[State, ...]], tuple[State, ...]]
@@ -126,17 +126,16 @@ def _gru_step(c: Converter, call: Call, weights: _Weights, x: Value, states: tup
     fresh = _dense(c, call, x, of_input, biases[0] if biases else None)
     n = _tanh(c, call, _sum(c, call, fresh, _product(c, call, r, recalled)))
     other = affine(c, call, z, -1.0, 1.0)
-    other = Value(other.node, other.shape, nonnegative=True, bound=1.0)
     found = _sum(c, call, _product(c, call, other, n), _product(c, call, z, h))
     assert isinstance(found, Value)
-    most = float(h.abs().max()) if isinstance(h, Tensor) else h.bound
-    return (Value(found.node, found.shape, bound=min(found.bound, max(1.0, most))),)
+    before = Range(float(h.min()), float(h.max())) if isinstance(h, Tensor) else c.range(h)
+    return (c.narrow(found, min(-1.0, before.low), max(1.0, before.high)),)
 
 
 def _rnn_step(*, rectified: bool) -> Step:
     def step(c: Converter, call: Call, weights: _Weights, x: Value, states: tuple[State, ...]) -> tuple[State, ...]:
         z = _gate(c, call, weights, 0, x, states[0])
-        return (c.add(call, ReLU(z.shape), z, nonnegative=True) if rectified else _tanh(c, call, z),)
+        return (c.add(call, ReLU(z.shape), z) if rectified else _tanh(c, call, z),)
 
     return step
 

@@ -54,8 +54,7 @@ def average(c: Converter, call: Call, a: Arguments) -> Value:
     flat = reshaped(c, call, rows, (1, *rows.shape))  # one channel, windows of one row
     window, total = (1, rows.shape[1]), call.target.startswith("aten.sum")
     layer = AveragePool(flat.shape, window, window, (0, 0), False, True, 1 if total else None)
-    bound = source.bound * (rows.shape[1] if total else 1)
-    result = c.add(call, layer, flat, nonnegative=source.nonnegative, bound=bound)
+    result = c.add(call, layer, flat)
     return _shaped(c, call, result, wide if a.get("keepdim", False) else without)
 
 
@@ -69,13 +68,7 @@ def extreme(c: Converter, call: Call, a: Arguments) -> Any:
     rows, without, wide = _as_rows(c, call, source, _dims(call, source, given))
     rows = rows if largest else affine(c, call, rows, -1.0, 0.0)
     window = (rows.shape[1],)
-    pooled = c.add(
-        call,
-        MaxPool(rows.shape, window, window, (0,), (1,), False),
-        rows,
-        nonnegative=rows.nonnegative,
-        bound=source.bound,
-    )
+    pooled = c.add(call, MaxPool(rows.shape, window, window, (0,), (1,), False), rows)
     pooled = pooled if largest else affine(c, call, pooled, -1.0, 0.0)
     result = _shaped(c, call, pooled, wide if a.get("keepdim", False) else without)
     return [result, PLACES] if operator in ("max", "min") else result
@@ -110,7 +103,7 @@ def _with_constant(c: Converter, call: Call, value: Value, constant: Any, sign: 
     """max(x, t), or min(x, t) = -max(-x, -t)."""
     plain = isinstance(constant, int | float) and constant == 0
     moved = value if plain and sign > 0 else affine(c, call, value, sign, -sign * constant)
-    rectified = c.add(call, ReLU(moved.shape), moved, nonnegative=True, bound=moved.bound)
+    rectified = c.add(call, ReLU(moved.shape), moved)
     return rectified if plain and sign > 0 else affine(c, call, rectified, sign, constant)
 
 
@@ -136,8 +129,7 @@ def clipped(c: Converter, call: Call, source: Value, low: Any, high: Any) -> Val
     if isinstance(low, float) and isinstance(high, float):
         if not -math.inf < low < high < math.inf:
             raise UnsupportedLayerError(f"{call.target}{place(call)} clips to [{low:g}, {high:g}], which is a point")
-        bound = max(abs(low), abs(high))
-        return c.add(call, Clip(source.shape, low, high), source, nonnegative=low >= 0, bound=bound)
+        return c.add(call, Clip(source.shape, low, high), source)
     if any(end is not None and not isinstance(end, float | Tensor | BatchConstant) for end in (low, high)):
         raise UnsupportedLayerError(f"{call.target}{place(call)}: ends must be numbers or stored tensors")
     found = source if low is None else of_two(c, call, source, low, largest=True)
@@ -172,14 +164,15 @@ def sort_rows(c: Converter, call: Call, rows: Value) -> Value:
     if rows.shape[1] == 1:
         return rows
     if rows.shape[1] > 2:
-        return c.add(call, Sort(rows.shape), rows, nonnegative=rows.nonnegative, bound=rows.bound)
+        return c.add(call, Sort(rows.shape), rows)
     device = next((v.device for v in c.values.values() if isinstance(v, Tensor)), torch.device("cpu"))
     both = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=c.dtype, device=device)
     back = torch.tensor([[0.5, -0.5], [0.5, 0.5]], dtype=c.dtype, device=device)
     turned = c.add(call, Dense(rows.shape, both, None), rows)
     slopes = torch.tensor([1.0, -1.0], dtype=c.dtype, device=device)
     risen = c.add(call, PReLU(turned.shape, slopes), turned)
-    return c.add(call, Dense(risen.shape, back, None), risen, nonnegative=rows.nonnegative, bound=rows.bound)
+    known = c.range(rows)  # the results are the entries themselves
+    return c.narrow(c.add(call, Dense(risen.shape, back, None), risen), known.low, known.high)
 
 
 def adaptive_average(c: Converter, call: Call, a: Arguments) -> Value:
@@ -197,13 +190,13 @@ def adaptive_average(c: Converter, call: Call, a: Arguments) -> Value:
     if all(n % t == 0 for n, t in zip(spatial, sizes, strict=True)):
         window = tuple(n // t for n, t in zip(spatial, sizes, strict=True))
         layer = AveragePool(source.shape, window, window, (0,) * dims, False, True, None)
-        return c.add(call, layer, source, nonnegative=source.nonnegative, bound=source.bound)
+        return c.add(call, layer, source)
     for dim, (n, t) in enumerate(zip(spatial, sizes, strict=True), start=1):
         if n != t:
             last = numbered(source.shape).movedim(dim, -1)
             means = c.add(call, Dense(tuple(last.shape), _means(c, n, t), None), select(c, call, source, last))
             back = numbered(means.shape).movedim(-1, dim)
-            source = select(c, call, Value(means.node, means.shape, source.nonnegative, source.bound), back)
+            source = select(c, call, means, back)
     return source
 
 
@@ -232,4 +225,4 @@ def adaptive_maximum(c: Converter, call: Call, a: Arguments) -> list[Any]:
         )
     window = tuple(n // t for n, t in zip(spatial, sizes, strict=True))
     layer = MaxPool(source.shape, window, window, (0,) * dims, (1,) * dims, False)
-    return [c.add(call, layer, source, nonnegative=source.nonnegative, bound=source.bound), PLACES]
+    return [c.add(call, layer, source), PLACES]

@@ -60,6 +60,11 @@ class Activation(Layer):
         return -math.inf, math.inf
 
     @property
+    def keeps_sign(self) -> bool:
+        """Where g(0) >= 0: from 0 on, every g increases."""
+        return self.at_zero >= 0.0
+
+    @property
     def valley(self) -> tuple[float, float] | None:
         """Two numbers around the one point from which g falls to the left and rises to the right; None: g increases."""
         return None

@@ -69,6 +69,14 @@ class Layer(ABC):
             raise NotImplementedError(f"{type(self).__name__} rounds, but does not say how much")
         return torch.zeros_like(norms[0])
 
+    @property
+    def keeps_sign(self) -> bool:
+        """Whether outputs are >= 0 where all inputs are, in exact arithmetic; False where that is not known.
+
+        Layers whose `interval` does not round say the same with it, and leave this one alone.
+        """
+        return False
+
     def undecided(self, box: Box) -> Tensor:
         """The input's entries whose interval the relaxation on this box is loose about, bool of the box's shape."""
         return torch.zeros_like(box.lower, dtype=torch.bool)

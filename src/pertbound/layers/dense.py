@@ -56,6 +56,11 @@ class Dense(Linear):
         return Dense(self.input_shape, self.weight.abs(), None)
 
     @property
+    def keeps_sign(self) -> bool:
+        """Where no weight and no bias is negative."""
+        return bool((self.weight >= 0).all()) and (self.bias is None or bool((self.bias >= 0).all()))
+
+    @property
     def terms(self) -> int:
         """The number of inputs."""
         return self.weight.shape[1]

@@ -31,6 +31,11 @@ class Add(Layer):
             total = total + value
         return total
 
+    @property
+    def keeps_sign(self) -> bool:
+        """True."""
+        return True
+
     def modulus(self, *radii: Tensor, at: Tensor | None = None) -> Tensor:
         """rho_1 + ... + rho_k."""
         return torch.stack(torch.broadcast_tensors(*radii)).sum(0)

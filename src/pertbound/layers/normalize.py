@@ -70,6 +70,11 @@ class Diagonal(Linear):
         """One product for each output."""
         return 1
 
+    @property
+    def keeps_sign(self) -> bool:
+        """Where no scale and no shift is negative."""
+        return bool((self.scale >= 0).all() and (self.shift >= 0).all())
+
     def bias_in(self, dtype: torch.dtype) -> Tensor | None:
         """The shift."""
         return self.shift.to(dtype)

@@ -142,6 +142,13 @@ class TwoPieces(Pieces):
         return (1.0, 0.0, 0.0, math.inf), (self.left(like), 0.0, -math.inf, 0.0)
 
     @property
+    def image(self) -> tuple[float, float]:
+        """From 0 on where g falls to the left of it in all entries."""
+        left = self.left(torch.zeros((), dtype=torch.float64))
+        most = float(left.max()) if isinstance(left, Tensor) else left
+        return (0.0 if most <= 0 else -math.inf), math.inf
+
+    @property
     def broadcasts(self) -> bool:
         """They do."""
         return True
@@ -177,6 +184,7 @@ class TwoPieces(Pieces):
         found = outward(low, torch.maximum(a + a_off, b + b_off), torch.zeros_like(a_off), torch.zeros_like(b_off))
         if not self.rounds:
             found = Box(low, torch.maximum(a, b))
+        found = Box(found.lower.clamp_min(self.image[0]), found.upper)
         return Box(found.lower.masked_fill(bad, math.nan), found.upper.masked_fill(bad, math.nan))
 
 

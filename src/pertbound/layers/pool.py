@@ -77,6 +77,11 @@ class AveragePool(Linear):
         """The entries of a window, and the division."""
         return math.prod(self.window) + 1
 
+    @property
+    def keeps_sign(self) -> bool:
+        """True: no entry of the map is negative."""
+        return True
+
     @cached_property
     def row_norms_upper(self) -> Tensor:
         """sqrt(largest entry * row sum) for each row of non-negative entries; an entry is 1 / divisor."""

@@ -45,6 +45,11 @@ class Multiply(Layer):
         """u v."""
         return inputs[0] * inputs[1]
 
+    @property
+    def keeps_sign(self) -> bool:
+        """True."""
+        return True
+
     def local(self, *inputs: Tensor) -> Tensor | None:
         """The largest absolute values of both, (batch, 2)."""
         return torch.stack([v.flatten(1).abs().amax(1).to(torch.float64) for v in inputs], 1)

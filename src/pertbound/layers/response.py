@@ -84,6 +84,11 @@ class LocalResponse(Layer):
         """As PyTorch computes it."""
         return functional.local_response_norm(inputs[0], self.size, self.alpha, self.beta, self.k)
 
+    @property
+    def keeps_sign(self) -> bool:
+        """True: entries are divided by positive numbers."""
+        return True
+
     def _sums(self, squares: Tensor) -> Tensor:
         """Sums over each channel's window: the channels, moved by as much as the window is wide, added up."""
         channels, before, after = squares.shape[1], self.size // 2, (self.size - 1) // 2

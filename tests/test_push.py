@@ -315,7 +315,7 @@ def test_a_batch_in_pieces_is_the_batch(
     logits, summary = push._summarise(x, None)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     monkeypatch.setattr(module, "CACHE", 1)
-    assert push._at_once == 2
+    assert push._for_each_thread == 1
     found, joined = push.summarise(x)
     torch.testing.assert_close(found, logits, rtol=1e-12, atol=1e-12)
     for whole, parts in zip(vars(summary).values(), vars(joined).values(), strict=True):

@@ -16,6 +16,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from pertbound.environment import denormals_flushed
 from pertbound.forms import Duals, Form, Regions, wide
 from pertbound.graph import INPUT
 from pertbound.regions import Rest, Views, take
@@ -173,6 +174,7 @@ class Items:
         form, reach = Form(self.form.linear.to(dtype)), self.reach.to(dtype)
         return Items(self.rest, self.ball, form, self.margin, regions, reach)
 
+    @denormals_flushed()
     def start(self) -> Variables:
         """Variables to begin with."""
         graph = self.rest.graph
@@ -188,6 +190,7 @@ class Items:
             graph, self.form, graph.output.name, self.regions, variables.duals(self.rest, self.regions)
         )
 
+    @denormals_flushed()
     def ascend(self, variables: Variables, root: Tensor, steps: int, planned: int | None = None) -> Tensor:
         """Climb so many steps, changing `variables`; from one guess of the roots, (items,), to the next.
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from pertbound.attacks import DDN, FMN, Attack, Ensemble, FastGradientSign, attack
 from pertbound.certificates import Auto, Certificate, Lipschitz, certify
 from pertbound.certificates.base import L2
+from pertbound.environment import known_state
 from pertbound.errors import InputError
 from pertbound.graph import Graph
 from pertbound.problem import Certified, Witness
@@ -56,6 +57,7 @@ OnStep = Callable[[Bracket], None]
 """Called with the bracket as it stands after each step."""
 
 
+@known_state()
 def bracket(
     network: Graph,
     x: Tensor,

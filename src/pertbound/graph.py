@@ -10,6 +10,7 @@ from typing import Any, TypeVar, final
 import torch
 from torch import Tensor
 
+from pertbound.environment import known_state
 from pertbound.errors import ConversionError, InputError
 from pertbound.layers.base import Layer, Shape
 
@@ -166,9 +167,9 @@ class Graph:
         return Graph(nodes, self.input_shape, dtype=self.dtype, original=original, rounded=self.rounded)
 
     def derive(self, compute: Callable[[Graph], T]) -> T:
-        """compute(self), computed once for this graph and kept."""
+        """compute(self), computed once for this graph and kept; in `known_state`, whatever the caller's modes are."""
         if compute not in self._derived:
-            with torch.inference_mode(False):  # what is kept may be used with gradients later
+            with known_state(), torch.no_grad():
                 self._derived[compute] = compute(self)
         return self._derived[compute]
 

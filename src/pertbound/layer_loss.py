@@ -18,6 +18,7 @@ from pertbound.ascent import Ascent, Items, numbered
 from pertbound.certificates import Lipschitz, QuadraticRelaxation
 from pertbound.certificates.base import L2
 from pertbound.certificates.relaxed import MEMORY, relaxed, samples_at_once
+from pertbound.environment import known_state
 from pertbound.errors import InputError
 from pertbound.forms import Form, Regions, norms, wide
 from pertbound.graph import INPUT, Graph, in_float64
@@ -98,6 +99,7 @@ class LayerFactors:
     """(samples, nodes) float64; NaN where a node and its inputs do not move."""
 
 
+@known_state()
 def layer_losses(
     network: Graph,
     x: Tensor,
@@ -150,6 +152,7 @@ def layer_losses(
     )
 
 
+@known_state()
 def layer_factors(network: Graph, x: Tensor, adversarial: Tensor, *, within: Ball = L2) -> LayerFactors:
     """How much larger each layer's pushed radius is than its movement from x to `adversarial`, both (samples, *shape).
 
@@ -160,7 +163,7 @@ def layer_factors(network: Graph, x: Tensor, adversarial: Tensor, *, within: Bal
     _require_alike(x, adversarial)
     nodes = (INPUT, *(node.name for node in network.nodes), DECISION)
     layers = ("Ball", *(type(node.layer).__name__ for node in network.nodes), "Decision")
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.no_grad():
         size = samples_at_once(network, MEMORY)
         parts = [
             _factors(network, some.detach().clone(), z.detach().to(torch.float64), within)

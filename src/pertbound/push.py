@@ -27,12 +27,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Protocol, final
 
 import torch
 from torch import Tensor
 
+from pertbound.environment import kept, known_state
 from pertbound.graph import INPUT, Graph, Node, Visit, in_float64
 from pertbound.layers import Activation, Conv, Dense, Diagonal, Linear, matrix_of
 from pertbound.numerics import (
@@ -105,24 +106,25 @@ class Push:
 
         `visit` sees every node, as in `Graph.run`; without it a float64 batch is computed a few samples at a time.
         """
-        if visit is None and x.dtype == torch.float64 and x.device.type == "cpu" and len(x) > self._at_once:
-            pieces = [self._summarise(piece, None) for piece in x.split(self._at_once)]
-            return torch.cat([logits for logits, _ in pieces]), Summary.joined([summary for _, summary in pieces])
+        if visit is None and x.dtype == torch.float64 and x.device.type == "cpu":
+            at_once = torch.get_num_threads() * self._for_each_thread
+            if len(x) > at_once:
+                pieces = [self._summarise(piece, None) for piece in x.split(at_once)]
+                return torch.cat([logits for logits, _ in pieces]), Summary.joined([summary for _, summary in pieces])
         return self._summarise(x, visit)
 
-    @cached_property
-    def _at_once(self) -> int:
-        """The number of samples whose values of any layer fit `CACHE`, for each thread; at least one each."""
+    @kept
+    def _for_each_thread(self) -> int:
+        """The number of samples whose values of any layer fit `CACHE`; at least one."""
         graph, sizes = self.graph.derive(in_float64), list[int]()
         zeros = torch.zeros(1, *graph.input_shape, dtype=graph.dtype, device=graph.device)
-        with torch.no_grad():
-            graph.run(zeros, lambda node, arguments, value: sizes.append(value.numel()))
-        return torch.get_num_threads() * max(1, CACHE // max(sizes))
+        graph.run(zeros, lambda node, arguments, value: sizes.append(value.numel()))
+        return max(1, CACHE // max(sizes))
 
     def _summarise(self, x: Tensor, visit: Visit | None) -> tuple[Tensor, Summary]:
         graph = self.graph if x.dtype == self.graph.dtype else self.graph.derive(in_float64)
         summary = Summary({}, {}, {})
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        with known_state(), torch.no_grad():
             logits = graph.run(x, partial(self._see, summary, visit))
         return logits, summary
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.linalg import vecdot, vector_norm
 
+from pertbound.environment import kept
 from pertbound.errors import InputError
 from pertbound.numerics import UNIT32, UNIT64, gamma
 
@@ -188,7 +188,7 @@ class Ball:
         low, high = self._ends_for(z, torch.float64)
         return _rounded(low, z.dtype, torch.inf), _rounded(high, z.dtype, -torch.inf)
 
-    @cached_property
+    @kept
     def _ends(self) -> tuple[Tensor, Tensor]:
         """The box's ends in float64, checked; infinite where there is none."""
         try:

@@ -37,7 +37,8 @@ from pertbound.certificates import (
     QuadraticRelaxation,
     certify,
 )
-from pertbound.certificates.relaxed import flushed_denormals, linear_radius, samples_at_once
+from pertbound.certificates.relaxed import linear_radius, samples_at_once
+from pertbound.environment import denormals_flushed
 from pertbound.graph import Graph, in_float64
 from pertbound.layers import Dense, Sigmoid, Softplus
 from pertbound.regions import Rest, Tighten, Views
@@ -532,7 +533,7 @@ def test_flags_are_restored_after_an_error() -> None:
     assert _denormals_count()
 
     def fail() -> None:
-        with flushed_denormals():
+        with denormals_flushed():
             assert not _denormals_count()
             raise ZeroDivisionError
 

@@ -10,6 +10,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from pertbound.environment import known_state
 from pertbound.errors import InputError
 from pertbound.graph import Graph
 from pertbound.numerics import UNIT64, gamma
@@ -94,6 +95,7 @@ def confirmed(problem: Problem, candidate: Tensor, reference: Tensor) -> Tensor:
     return wrong
 
 
+@known_state()
 def attack(
     network: Graph,
     x: Tensor,

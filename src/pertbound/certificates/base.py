@@ -8,6 +8,7 @@ from typing import overload
 import torch
 from torch import Tensor
 
+from pertbound.environment import known_state
 from pertbound.errors import InputError
 from pertbound.graph import Graph
 from pertbound.problem import Certified, Estimate, Problem
@@ -71,6 +72,7 @@ def certify(
 ) -> Estimate: ...
 
 
+@known_state()
 def certify(
     network: Graph,
     x: Tensor,

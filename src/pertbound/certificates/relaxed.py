@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
@@ -15,6 +14,7 @@ from pertbound.ascent import Ascent
 from pertbound.balance import balanced
 from pertbound.certificates.base import Certificate
 from pertbound.certificates.lipschitz import Lipschitz
+from pertbound.environment import known_state
 from pertbound.errors import InputError
 from pertbound.graph import INPUT, Graph
 from pertbound.problem import Certified, Guarantee, Problem
@@ -174,7 +174,7 @@ def relaxed(
     `on_part` is told which samples these are before each piece.
     """
     # gradients are needed whatever the caller's mode, and tensors that inference mode made cannot have any
-    with torch.inference_mode(False), torch.no_grad(), flushed_denormals():
+    with known_state(), torch.no_grad():
         x, network = problem.x.detach().clone(), problem.network.derive(_with_plain_tensors).derive(balanced)
         simple = Lipschitz(floor=0.0).certify(problem)  # a small radius to begin with may become a large one
         reference, start = simple.reference.clone(), simple.radius.clone()
@@ -208,15 +208,3 @@ def samples_at_once(graph: Graph, memory: int) -> int:
 
     graph.run(torch.zeros(1, *graph.input_shape, dtype=graph.dtype, device=graph.device), see)
     return max(1, memory // (4 * COPIES * sum(sizes) * (graph.classes - 1)))
-
-
-@contextmanager
-def flushed_denormals() -> Generator[None]:
-    """Denormal numbers, which slow an ascent down fifty times, count as zero meanwhile."""
-    tiny = torch.full((1,), 1e-310, dtype=torch.float64, device="cpu")
-    before = float(tiny * 1.0) == 0.0
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(before)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from pertbound.environment import known_state
 from pertbound.errors import PertboundError
 from pertbound.frontends.agreement import require_agreement
 from pertbound.frontends.aten import converted
@@ -17,6 +18,7 @@ from pertbound.frontends.onnx_runtime import OnnxRuntime
 from pertbound.graph import Graph
 
 
+@known_state()
 def from_onnx(path: Path | str) -> Graph:
     """The graph of a classifier in an `.onnx` file (operator sets 7 to 22), or an `.onnx.gz`.
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pertbound.environment import known_state
 from pertbound.errors import ConversionError, InputError
 from pertbound.frontends.agreement import require_agreement
 from pertbound.frontends.aten import graph_of
@@ -19,6 +20,7 @@ from pertbound.frontends.pt2 import read_pt2
 from pertbound.graph import Graph
 
 
+@known_state()
 def from_torch(model: nn.Module, example: Tensor) -> Graph:
     """The graph of a classifier that maps (batch, *shape) to (batch, classes).
 
@@ -51,6 +53,7 @@ def from_torch(model: nn.Module, example: Tensor) -> Graph:
     return graph
 
 
+@known_state()
 def from_pt2(path: Path | str) -> Graph:
     """The graph of a classifier in a `.pt2` file, as `torch.export.save` writes it.
 

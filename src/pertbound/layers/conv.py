@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional, grad
 
+from pertbound.environment import kept
 from pertbound.layers.base import require_finite
 from pertbound.layers.linear import Linear
 from pertbound.numerics import convolution_norm_upper, frobenius_norm_upper, row_norms_upper
@@ -93,7 +93,7 @@ class Conv(Linear):
         """b, once for each channel."""
         return None if self.bias is None else self.bias.to(dtype).reshape(-1, *(1 for _ in self.stride))
 
-    @cached_property
+    @kept
     def bias_norm_upper(self) -> float:
         """norm(b), once for every output position."""
         if self.bias is None:
@@ -105,7 +105,7 @@ class Conv(Linear):
         padded = [n + 2 * p for n, p in zip(self.input_shape[1:], self.padding, strict=True)]
         return convolution_norm_upper(self.weight, padded, self.stride, self.dilation, self.groups)
 
-    @cached_property
+    @kept
     def row_norms_upper(self) -> Tensor:
         """The norm of each output channel's kernel (padding only drops entries), broadcast over positions."""
         norms = row_norms_upper(self.weight.flatten(1))

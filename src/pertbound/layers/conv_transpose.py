@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pertbound.environment import kept
 from pertbound.layers.base import require_finite
 from pertbound.layers.conv import Conv
 from pertbound.layers.linear import Linear
@@ -61,7 +61,7 @@ class ConvTranspose(Linear):
         convolve: Any = _TRANSPOSED[len(self.stride)]
         return convolve(x, weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
 
-    @cached_property
+    @kept
     def adjoint(self) -> Conv:
         """The convolution whose transpose this is."""
         shape = self.output_shape
@@ -88,7 +88,7 @@ class ConvTranspose(Linear):
         """b, once for each channel."""
         return None if self.bias is None else self.bias.to(dtype).reshape(-1, *(1 for _ in self.stride))
 
-    @cached_property
+    @kept
     def bias_norm_upper(self) -> float:
         """norm(b), once for every output position."""
         if self.bias is None:
@@ -99,7 +99,7 @@ class ConvTranspose(Linear):
         """That of the convolution."""
         return self.adjoint.structural_norm_upper()
 
-    @cached_property
+    @kept
     def row_norms_upper(self) -> Tensor:
         """The roots of what the layer with squared weights makes of ones: entry by entry, exact but for rounding.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pertbound.environment import kept
 from pertbound.layers.base import require_finite
 from pertbound.layers.linear import Linear
 from pertbound.numerics import frobenius_norm_upper, row_norms_upper, spectral_norm_upper
@@ -69,19 +69,19 @@ class Dense(Linear):
         """b, over the last dimension."""
         return None if self.bias is None else self.bias.to(dtype)
 
-    @cached_property
+    @kept
     def bias_norm_upper(self) -> float:
         """norm(b), once for every position that the layer is applied to."""
         if self.bias is None:
             return 0.0
         return frobenius_norm_upper(self.bias.expand(self.output_shape))
 
-    @cached_property
+    @kept
     def norm_upper(self) -> float:
         """An upper bound on norm(W)_2."""
         return min(spectral_norm_upper(self.weight), self.absolute_norm_upper)
 
-    @cached_property
+    @kept
     def row_norms_upper(self) -> Tensor:
         """norm(w_i) for each output."""
         return row_norms_upper(self.weight).expand(self.output_shape)

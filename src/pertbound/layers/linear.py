@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
+from pertbound.environment import kept
 from pertbound.forms import Duals, Form, Pulled, Region, norms, total, wide
 from pertbound.layers.base import Layer, Shape, outward, reserve, unless_overflow
 from pertbound.numerics import TINY32, UNIT32, UNIT64, gamma, row_norms_upper, spectral_norm_upper
@@ -40,11 +40,10 @@ class Linear(Layer):
     def terms(self) -> int:
         """The largest number of products summed for one output entry; 0 when nothing is computed."""
 
-    @cached_property
+    @kept
     def magnitude(self) -> Linear:
         """`absolute`, made once."""
-        with torch.inference_mode(False), torch.no_grad():  # what is kept may be used with gradients later
-            return self.absolute()
+        return self.absolute()
 
     def bias_in(self, dtype: torch.dtype) -> Tensor | None:
         """b in that dtype, of a shape that broadcasts over the output; None for zero."""
@@ -57,7 +56,7 @@ class Linear(Layer):
         b = self.bias_in(a.dtype)
         return a.new_zeros(len(a)) if b is None else (a * b).flatten(1).sum(1)
 
-    @cached_property
+    @kept
     def bias_norm_upper(self) -> float:
         """An upper bound on norm(b)."""
         return 0.0
@@ -178,7 +177,7 @@ class Linear(Layer):
             (result,) = torch.autograd.grad(self.apply(start), start, y.reshape(-1, *self.output_shape))
         return result
 
-    @cached_property
+    @kept
     def output_shape(self) -> Shape:
         """The shape of one output sample."""
         return tuple(self.apply(torch.zeros(1, *self.input_shape, device=self.device)).shape[1:])
@@ -188,7 +187,7 @@ class Linear(Layer):
         """Where the layer's tensors are."""
         return next((v.device for v in vars(self).values() if isinstance(v, Tensor)), torch.device("cpu"))
 
-    @cached_property
+    @kept
     def norm_upper(self) -> float:
         """An upper bound on the operator norm of A at the layer's true input size."""
         if self.terms == 0:
@@ -198,7 +197,7 @@ class Linear(Layer):
         bounds.append(self.structural_norm_upper() if matrix is None else spectral_norm_upper(matrix))
         return min(bounds)
 
-    @cached_property
+    @kept
     def absolute_norm_upper(self) -> float:
         """An upper bound on the operator norm of abs(A) (entrywise), hence also on that of A.
 
@@ -220,7 +219,7 @@ class Linear(Layer):
         outputs = math.prod(self.output_shape)
         return size * math.sqrt(largest) * (1 + gamma(self.terms + outputs + 16))
 
-    @cached_property
+    @kept
     def row_norms_upper(self) -> Tensor:
         """Upper bounds on the Euclidean norms of A's rows, of shape (*output_shape,), float64."""
         matrix = self.matrix(always=True)

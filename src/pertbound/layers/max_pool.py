@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pertbound.environment import kept
 from pertbound.forms import Duals, Form, Pulled, Region, total, wide
 from pertbound.layers.base import Layer, Shape
 from pertbound.layers.pool import published_side, windows_per_entry
@@ -153,13 +153,13 @@ class MaxPool(Layer):
         flat = flat.index_add(2, index.to(w.device), w.reshape(len(w), channels, -1))
         return flat[:, :, :-1].reshape(len(w), *self.input_shape)
 
-    @cached_property
+    @kept
     def _plain(self) -> bool:
         """Whether the windows tile the input."""
         tiles = all(size % q == 0 for size, q in zip(self.input_shape[1:], self.window, strict=True))
         return tiles and self.stride == self.window and not any(self.padding) and all(d == 1 for d in self.dilation)
 
-    @cached_property
+    @kept
     def _index(self) -> tuple[Tensor, Shape]:
         """For each window and each of its entries the position in the flat input, the size where there is none."""
         sizes = self.forward(torch.zeros(1, *self.input_shape)).shape[2:]

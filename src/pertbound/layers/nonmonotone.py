@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pertbound.environment import known_state
 from pertbound.layers.smooth import SLACK, Smooth, unit_of
 from pertbound.numerics import TINY32, UNIT32
 from pertbound.sets import Box
@@ -137,6 +138,7 @@ class Hump(Smooth):
 
 
 @lru_cache(maxsize=32)
+@known_state()
 def _table(kind: type[Hump], first: float, last: float) -> tuple[Tensor, Tensor]:
     """Points of a stretch, denser at its ends, and the derivative there, in the order in which that increases."""
     t = torch.linspace(0, math.pi, NODES, dtype=torch.float64)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import final
 
 import torch
 from torch import Tensor
 
+from pertbound.environment import kept
 from pertbound.layers.base import Shape, outward, require_finite
 from pertbound.layers.linear import Linear
 from pertbound.numerics import frobenius_norm_upper
@@ -98,23 +98,23 @@ class Diagonal(Linear):
         (lower, below), (upper, above) = end(box.lower, box.upper), end(box.upper, box.lower)
         return outward(lower, upper, below, above)
 
-    @cached_property
+    @kept
     def bias_norm_upper(self) -> float:
         """norm(shift) over the whole sample."""
         repeats = math.prod(self.input_shape) / max(self.shift.numel(), 1)
         return frobenius_norm_upper(self.shift) * math.sqrt(repeats)
 
-    @cached_property
+    @kept
     def norm_upper(self) -> float:
         """max abs(scale), exact."""
         return float(self.scale.abs().max())
 
-    @cached_property
+    @kept
     def absolute_norm_upper(self) -> float:
         """max abs(scale), exact."""
         return self.norm_upper
 
-    @cached_property
+    @kept
     def row_norms_upper(self) -> Tensor:
         """abs(scale) for each output."""
         return self.scale.abs().to(torch.float64).expand(self.output_shape)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pertbound.environment import kept
 from pertbound.layers.base import Layer, Shape, outward, reserve
 from pertbound.layers.linear import Linear
 from pertbound.numerics import TINY32, UNIT32, gamma
@@ -82,7 +82,7 @@ class AveragePool(Linear):
         """True: no entry of the map is negative."""
         return True
 
-    @cached_property
+    @kept
     def row_norms_upper(self) -> Tensor:
         """sqrt(largest entry * row sum) for each row of non-negative entries; an entry is 1 / divisor."""
         sums = self.apply(torch.ones(1, *self.input_shape, dtype=torch.float64))[0]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import final
 
 import torch
 from torch import Tensor
 
+from pertbound.environment import kept
 from pertbound.layers.base import Shape
 from pertbound.layers.linear import Linear
 from pertbound.sets import Box
@@ -46,7 +46,7 @@ class Reshape(Linear):
         """Nothing is computed."""
         return 0
 
-    @cached_property
+    @kept
     def row_norms_upper(self) -> Tensor:
         """Each output is one input."""
         return torch.ones((), dtype=torch.float64).expand(self.shape)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import final
 
 import torch
 from torch import Tensor
 
+from pertbound.environment import kept
 from pertbound.layers.linear import Linear
 from pertbound.sets import Box
 
@@ -54,7 +54,7 @@ class Select(Linear):
         flat = y.new_zeros(len(y), entries + 1).index_add(1, target, y.reshape(len(y), -1))
         return flat[:, :entries].reshape(-1, *self.input_shape)
 
-    @cached_property
+    @kept
     def _pads(self) -> bool:
         return bool((self.index < 0).any())
 
@@ -62,7 +62,7 @@ class Select(Linear):
         """The layer itself: its entries are 0 and 1."""
         return self
 
-    @cached_property
+    @kept
     def _reads(self) -> Tensor:
         """By how many outputs each entry is read, (entries,)."""
         used = self.index[self.index >= 0].flatten()
@@ -73,7 +73,7 @@ class Select(Linear):
         """0 for a permutation, which is an isometry; otherwise 1, though nothing is computed."""
         return 0 if self._permutes else 1
 
-    @cached_property
+    @kept
     def _permutes(self) -> bool:
         return not self._pads and bool((self._reads == 1).all())
 
@@ -82,19 +82,19 @@ class Select(Linear):
         """Entries are only moved."""
         return False
 
-    @cached_property
+    @kept
     def norm_upper(self) -> float:
         """sqrt(m), exact but for the root's rounding."""
         most = int(self._reads.max()) if self._reads.numel() else 0
         root = math.isqrt(most)
         return float(root) if root * root == most else math.sqrt(most) * (1 + 1e-15)
 
-    @cached_property
+    @kept
     def absolute_norm_upper(self) -> float:
         """The same."""
         return self.norm_upper
 
-    @cached_property
+    @kept
     def row_norms_upper(self) -> Tensor:
         """1, or 0 for what is zero."""
         return (self.index >= 0).to(torch.float64)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from pertbound.certificates.relaxed import COPIES, flushed_denormals
+from pertbound.certificates.relaxed import COPIES
+from pertbound.environment import known_state
 from pertbound.forms import Form, Region, Regions, total
 from pertbound.graph import INPUT, Graph, Node, in_float64
 from pertbound.numerics import UNIT64
@@ -29,8 +30,8 @@ from pertbound.verification.lines import Lines, Raw
 
 @contextmanager
 def plain_numbers() -> Generator[None]:
-    """No gradients unless they are asked for, whatever the caller's mode, and no denormals, which are slow."""
-    with torch.inference_mode(False), torch.no_grad(), flushed_denormals():
+    """No gradients unless they are asked for, and nothing else of the caller's modes (`known_state`)."""
+    with known_state(), torch.no_grad():
         yield
 
 
@@ -51,10 +52,10 @@ class Rest:
 
         def see(node: Node, inputs: tuple[Tensor, ...], value: Tensor) -> None:
             values[node.name] = value
-            norms = (vector_norm(part.flatten(1), dim=1) * (1 + 1e-9) for part in inputs)
+            norms = (vector_norm(part.flatten(1), dim=1) * (1 + 1e-9) + part[0].numel() * 2.0**-500 for part in inputs)
             noise[node.name] = node.layer.noise(*norms, unit=UNIT64)
 
-        with torch.autocast(x.device.type, enabled=False):
+        with known_state():
             graph.derive(in_float64).run(start, see)
         return Rest(graph, values, noise)
 

@@ -14,6 +14,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from pertbound.environment import denormals_flushed
 from pertbound.forms import Duals, Form, Region, Regions, wide
 from pertbound.graph import Graph, Node
 from pertbound.layers import Activation, LeakyReLU, ReLU
@@ -84,6 +85,7 @@ class Lines:
 
         return choice
 
+    @denormals_flushed()
     def climb(self, value: Callable[[Raw], Tensor], start: Raw, steps: int, end: float, *, enough: bool) -> Raw:
         """Adam on value(raw), (items,); the best variables of each item on the way.
 

@@ -11,6 +11,7 @@ from typing import final
 
 import torch
 
+from pertbound.environment import known_state
 from pertbound.errors import InputError, PropertyError
 from pertbound.frontends.vnnlib import Property
 from pertbound.graph import Graph
@@ -52,6 +53,7 @@ class Verdict:
     seconds: float
 
 
+@known_state()
 def verify(network: Graph, claim: Property, *, seconds: float = 60.0, seed: int = 0) -> Verdict:
     """Does `claim` hold for the network, or is there a counterexample?
 

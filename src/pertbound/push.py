@@ -62,7 +62,7 @@ class Summary:
     noise: dict[str, Tensor | float]
     """For each node, how far rounding can take its computed value at the sample from the exact one."""
     steepest: dict[str, Tensor]
-    """For each smooth activation, max_i abs(g'(z_i)); for other layers, what `Layer.local` says, (batch, 1, ...)."""
+    """What `Layer.local` says, (batch, 1, ...): for most smooth activations, max_i abs(g'(z_i))."""
     jacobian: dict[str, Tensor]
     """For each smooth activation behind a linear node, an upper bound on norm(diag(g'(z)) W)_F."""
 
@@ -232,7 +232,8 @@ class Push:
             low, high = layer.slopes
             middle, half = (high + low) / 2, (high - low) / 2
             before = self._moved(reader, chain, source.name, radii, summary)
-            through = abs(middle) * before + half * norm * radii[source.name]
+            jump = layer.jump(radii[source.name], summary.steepest.get(node.name))
+            through = abs(middle) * before + norm * (half * radii[source.name] + jump)
             return torch.minimum(bound, through + norm * summary.noise[node.name])
         return bound
 
@@ -240,11 +241,12 @@ class Push:
         """Place 3 of the module's docstring: the Jacobian-plus-curvature modulus of g(W p + b)."""
         source = self._nodes[node.inputs[0]]
         assert isinstance(source.layer, Linear)
-        steepest, moved = summary.steepest[node.name], radii[source.name]
+        known, moved = summary.steepest[node.name], radii[source.name]
+        steepest = known[..., 0] if known.dim() == 3 else known
         before, rounding = radii[source.inputs[0]], summary.noise[source.name]
         first = torch.minimum(steepest * moved, summary.jacobian[node.name] * before + steepest * rounding)
         largest = torch.minimum(moved, float(source.layer.row_norms_upper.max()) * before + rounding)
-        return first + 0.5 * layer.curvature * largest * moved
+        return first + 0.5 * layer.curvature * largest * moved + layer.jump(moved, known)
 
     def _operator_norm(self, chain: Chain) -> float | None:
         """The operator norm of the product; None when it cannot be had better than factor by factor."""

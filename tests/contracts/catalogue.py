@@ -325,7 +325,8 @@ def _activation() -> dict[str, Layer]:
     layers |= {"Sigmoid": Sigmoid(flat), "Sigmoid on images": Sigmoid(image), "Sigmoid of one": Sigmoid((1,))}
     layers |= {"Tanh": Tanh(flat), "Tanh on images": Tanh(image), "Tanh of one": Tanh((1,))}
     layers |= {f"Softplus {beta:g}": Softplus(flat, beta, 20.0) for beta in (0.5, 1.0, 10.0)}
-    return layers | {"Softplus with a low threshold": Softplus(flat, 1.0, 5.0)}
+    jumps = ((1.0, 5.0), (1.0, 0.5), (4.0, -1.0), (0.3, 0.0), (2.0, math.inf))
+    return layers | {f"Softplus {beta:g}, threshold {end:g}": Softplus(flat, beta, end) for beta, end in jumps}
 
 
 def _diagonal(make: _Maker) -> dict[str, Layer]:

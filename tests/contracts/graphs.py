@@ -55,6 +55,7 @@ ACTIVATIONS: dict[str, Callable[[Shape], Activation]] = {
 
 MORE: dict[str, Callable[[Shape], Activation]] = {
     "LeakyReLU -3": lambda shape: LeakyReLU(shape, -3.0),
+    "Softplus with a jump": lambda shape: Softplus(shape, 10.0, 4.0),
     "Abs": Abs,
     "Clip": lambda shape: Clip(shape, -0.5, 1.0),
     "GELU": GELU,
@@ -401,10 +402,5 @@ def graphs() -> dict[str, Graph]:
 
 
 def exact(graph: Graph) -> Graph:
-    """The classifier in float64, and softplus without the threshold that PyTorch cuts it at."""
-    wide = in_float64(graph)
-    nodes = [
-        replace(node, layer=replace(node.layer, threshold=700.0)) if isinstance(node.layer, Softplus) else node
-        for node in wide.nodes
-    ]
-    return Graph(nodes, graph.input_shape, dtype=torch.float64)
+    """The classifier in float64."""
+    return in_float64(graph)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from oracles import dense
-from oracles.exact import WIDER, Long, exact, long, turns, value
+from oracles.exact import WIDER, Long, exact, jump, long, turns, value
 from pertbound.layers import (
     GELU,
     Activation,
@@ -174,15 +174,8 @@ def hull(layer: Layer, boxes: Boxes) -> Hull:
         case LpPool():
             nearest = np.maximum(np.maximum(low, -high), 0)
             return Hull(exact(layer, nearest), size := exact(layer, farthest[0]), size)
-        case Softplus():
-            lower, upper = value(layer, low), value(layer, high)
-            # the values that forward puts in place of the exact ones
-            first = np.longdouble(layer.threshold) / np.longdouble(layer.beta)
-            replaced = np.minimum(lower, np.maximum(low, first))
-            size = np.maximum(np.abs(upper), np.abs(replaced))
-            return Hull(np.where(high > first, replaced, lower), upper, size)
         case Activation():
-            places = [low, high, *(np.clip(turn, low, high) for turn in turns(layer))]
+            places = [low, high, *(np.clip(turn, low, high) for turn in (*turns(layer), *(jump(layer) or ())))]
             values = np.stack([value(layer, place) for place in places])
             return Hull(values.min(0), values.max(0), np.abs(values).max(0))
         case Standardize() | LocalResponse():
@@ -263,7 +256,24 @@ def looseness(layer: Layer, boxes: Boxes, true: Hull) -> Long:
         through += 1 / layer.beta
     if isinstance(layer, Activation) and layer.valley:  # whose least value is known to twelve digits
         return 4 * info.eps * count * true.size + 8 * info.tiny * count * (1 + biggest) + 2e-12
-    return 4 * info.eps * count * true.size + 8 * info.tiny * count * (1 + biggest) * through
+    either = _either(layer, boxes[0]) if isinstance(layer, Softplus) else 0
+    return 4 * info.eps * count * true.size + 8 * info.tiny * count * (1 + biggest) * through + either
+
+
+def _either(layer: Softplus, box: Box) -> Long:
+    """The size of the jump where an end of the box is so close to it that a comparison may go either way; else 0."""
+    place, size = layer.threshold / layer.beta, _drop(layer)
+    if math.isinf(place):
+        return np.zeros_like(long(box.lower))
+    info = torch.finfo(box.lower.dtype)
+    room = 8 * info.eps * abs(place) + 2 * info.tiny
+    near = [np.abs(long(end) - np.longdouble(place)) <= room for end in (box.lower, box.upper)]
+    return np.where(near[0] | near[1], size, np.longdouble(0))
+
+
+def _drop(layer: Softplus) -> np.longdouble:
+    threshold = np.longdouble(layer.threshold)
+    return (np.maximum(-threshold, 0) + np.log1p(np.exp(-np.abs(threshold)))) / np.longdouble(layer.beta) * (1 + 2e-6)
 
 
 # The contracts.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from contracts.questions import Question
 from oracles import dense, loops
-from oracles.exact import Long, exact, long, pieces, value
+from oracles.exact import Long, exact, jump, long, pieces, value
 from oracles.taps import taps_of
 from pertbound.forms import Pulled
 from pertbound.layers import (
@@ -101,7 +101,8 @@ def _entry_by_entry(layer: Activation, question: Question, pulled: Pulled) -> Lo
         costs = cost(z)
         return np.take_along_axis(z, costs.argmin(0)[None], 0)[0] - rest
     places += [low + (high - low) * np.longdouble(i / 24) for i in range(1, 24)]
-    places += [np.clip(centre + sign * f, low, high) for f in _FEATURES for sign in (-1, 1) for centre in (0, rest)]
+    centres = (0, rest, *(jump(layer) or ()))
+    places += [np.clip(centre + sign * f, low, high) for f in _FEATURES for sign in (-1, 1) for centre in centres]
     z = np.sort(np.stack(places), 0)
     for _ in range(9):
         costs = cost(z)

@@ -360,19 +360,20 @@ class ReplacedForgotten(Softplus):
 
 
 class ReplacedAlone(Softplus):
-    """What forward computes, which beyond the threshold is less than the exact function."""
+    """What lies beyond the threshold, and not the larger values before it."""
 
     def interval(self, *boxes: Box) -> Box:
         found = super().interval(*boxes)
         upper = torch.where(self.beta * boxes[0].upper > self.threshold, boxes[0].upper, found.upper)
-        return Box(found.lower, torch.maximum(found.lower, upper))
+        return Box(torch.minimum(found.lower, upper), upper)
 
 
 class ArgumentUnrounded(Softplus):
     """The rounding of beta z forgotten, which exp magnifies."""
 
-    def enclose(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return Activation.enclose(self, z)[0], 4 * torch.finfo(z.dtype).eps * self.forward(z)
+    def curve(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        value, _ = super().curve(z)
+        return value, 4 * torch.finfo(z.dtype).eps * value
 
 
 class FirstOnly(Add):
@@ -460,8 +461,8 @@ def interval_mutants() -> dict[str, Mutant]:
         SlopeOnBothSides(flat, 0.1),
         LeakyUnrounded(flat, 0.1),
         UpperForgotten(flat),
-        ReplacedForgotten(flat, 1.0, 5.0),
-        ReplacedAlone(flat, 1.0, 5.0),
+        ReplacedForgotten(flat, 1.0, 0.5),
+        ReplacedAlone(flat, 1.0, 0.5),
         ArgumentUnrounded(flat, 1.3, 20.0),
     ]
     found = [Mutant(layer, check_interval) for layer in broken]

@@ -182,6 +182,28 @@ class UnderflowForgotten(LpPool):
         return gamma(math.prod(self.window) + 400, unit) * self.modulus(norms[0])
 
 
+class JumpForgotten(Softplus):
+    """The modulus of softplus without a threshold."""
+
+    def jump(self, rho: Tensor, at: Tensor | None) -> Tensor:
+        return torch.zeros_like(rho)
+
+
+class JumpNotReached(Softplus):
+    """Entries taken to be twice as far from the threshold as they are."""
+
+    def local(self, *inputs: Tensor) -> Tensor | None:
+        found = super().local(*inputs)
+        return None if found is None else found * torch.tensor([1.0, 2.0], dtype=torch.float64)
+
+
+class OneEntryJumps(Softplus):
+    """The jump of a single entry."""
+
+    def jump(self, rho: Tensor, at: Tensor | None) -> Tensor:
+        return super().jump(rho, at) / math.sqrt(math.prod(self.input_shape))
+
+
 class ThresholdForgotten(Softplus):
     """Rounding, but not what the threshold replaces."""
 
@@ -480,7 +502,7 @@ def mutants() -> dict[str, Mutant]:
         (CancellationBlind((64,), normal(3, 64), None), c.check_noise),
         (LpNoiseDropped((1, 6), 2.0, (2,), (2,)), c.check_noise),
         (UnderflowForgotten((1, 6), 4.0, (2,), (2,)), c.check_noise),
-        (ThresholdForgotten(flat, 1.0, 5.0), c.check_noise),
+        (ThresholdForgotten(flat, 1.3, 5.0), c.check_noise),
         (ActivationNoiseDropped(flat), c.check_noise),
         (NeverRounds(flat), c.check_noise),
         (NoOverlap(*overlapping), c.check_modulus),
@@ -500,6 +522,10 @@ def mutants() -> dict[str, Mutant]:
         (SigmoidCurvatureHalved(flat), c.check_local_modulus),
         (TanhCurvatureHalved(flat), c.check_slopes),
         (TanhCurvatureHalved(flat), c.check_local_modulus),
+        (JumpForgotten(flat, 1.0, 0.5), c.check_modulus),
+        (JumpForgotten(flat, 1.0, 0.5), c.check_local_modulus),
+        (JumpNotReached(flat, 1.0, 0.5), c.check_local_modulus),
+        (OneEntryJumps(flat, 1.0, 0.5), c.check_modulus),
         (SoftplusCurvatureHalved(flat, 1.0, 20.0), c.check_slopes),
         (SoftplusCurvatureHalved(flat, 1.0, 20.0), c.check_local_modulus),
         (SoftplusBetaForgotten(flat, 10.0, 20.0), c.check_local_modulus),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -269,6 +270,38 @@ class NearlyStationary(Softplus):
         return super().derivative(z - 1e-4)
 
 
+class WithoutThreshold(Softplus):
+    """Relaxed as if there were no threshold."""
+
+    def least(self, form: Form, line: Tensor, curvature: Tensor | None, region: Region, value: Tensor) -> Tensor:
+        return Softplus(self.input_shape, self.beta, math.inf).least(form, line, curvature, region, value)
+
+
+class LeapUnpaid(Softplus):
+    """The jump known to the straight bound alone."""
+
+    def leap(self, region: Region) -> Tensor | None:
+        return None
+
+
+class LeapOfCurvatureUnpaid(Softplus):
+    """The form's curvature paid for as if g had no jump."""
+
+    def least(self, form: Form, line: Tensor, curvature: Tensor | None, region: Region, value: Tensor) -> Tensor:
+        found = super().least(form, line, curvature, region, value)
+        leap = self.leap(region)
+        if form.curvature is None or leap is None:
+            return found
+        return found + (wide(form.curvature, leap) / 2 * leap.square()).flatten(1).sum(1)
+
+
+class TangentAtTheJump(Softplus):
+    """The slope 1 for all values beyond the jump, also where the box reaches over it."""
+
+    def tangent(self, region: Region) -> Tensor:
+        return torch.where(region.value > self.at, 1.0, self.derivative(region.value))
+
+
 class SmoothUnrounded(Tanh):
     """Sums as computed."""
 
@@ -460,6 +493,10 @@ def layer_mutants() -> dict[str, Mutant]:
         StationaryForgotten(flat),
         OneStationaryPoint(flat),
         NearlyStationary(flat, 1.0, 20.0),
+        WithoutThreshold(flat, 1.0, 0.5),
+        LeapUnpaid(flat, 1.0, 0.5),
+        LeapOfCurvatureUnpaid(flat, 1.0, 0.5),
+        TangentAtTheJump(flat, 1.0, 0.5),
         SmoothUnrounded(flat),
         TaylorBothWays(flat),
         SigmoidCurvatureHalved(flat),

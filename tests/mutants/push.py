@@ -20,7 +20,7 @@ from contracts.graphs import (
 )
 from mutants.layers import AddMaximum, ConcatMaximum
 from pertbound.graph import Graph, Node
-from pertbound.layers import Activation, Add, Concat, Conv, Dense, Diagonal, Linear
+from pertbound.layers import Activation, Add, Concat, Conv, Dense, Diagonal, Linear, Softplus
 from pertbound.push import Chain, Push, Summary
 
 
@@ -76,14 +76,14 @@ class CurvatureDropped(Push):
     """The Jacobian at the sample alone."""
 
     def _taylor(self, node: Node, layer: Activation, radii: dict[str, Tensor], summary: Summary) -> Tensor:
-        return super()._taylor(node, cast(Any, SimpleNamespace(curvature=0.0)), radii, summary)
+        return super()._taylor(node, cast(Any, SimpleNamespace(curvature=0.0, jump=layer.jump)), radii, summary)
 
 
 class CurvatureHalved(Push):
     """A quarter of the second derivative instead of a half."""
 
     def _taylor(self, node: Node, layer: Activation, radii: dict[str, Tensor], summary: Summary) -> Tensor:
-        half = cast(Any, SimpleNamespace(curvature=layer.curvature / 2))
+        half = cast(Any, SimpleNamespace(curvature=layer.curvature / 2, jump=layer.jump))
         return super()._taylor(node, half, radii, summary)
 
 
@@ -213,8 +213,31 @@ def _doubled() -> Graph:
     return b.graph()
 
 
+class _JumpBetween(Softplus):
+    """A modulus of its own, and no jump for products with the neighbours and Taylor's theorem."""
+
+    def jump(self, rho: Tensor, at: Tensor | None) -> Tensor:
+        return torch.zeros_like(rho)
+
+    def modulus(self, *radii: Tensor, at: Tensor | None = None) -> Tensor:
+        return Softplus(self.input_shape, self.beta, self.threshold).modulus(*radii, at=at)
+
+
+def _without_jump(layer: Softplus) -> Softplus:
+    return _JumpBetween(layer.input_shape, layer.beta, layer.threshold)
+
+
+def _jumping() -> Graph:
+    """Softplus whose entries all cross their threshold together."""
+    b = Builder((1,), 0)
+    b.add(Dense((1,), torch.tensor([[0.1], [0.1]]), torch.tensor([0.25, 0.25])))
+    b.add(Softplus((2,), 1.0, 0.251))
+    b.add(Dense((2,), torch.tensor([[1.0, 1.0], [-1.0, -1.0]]), None))
+    return b.graph()
+
+
 def push_mutants() -> dict[str, PushMutant]:
-    """All of them, by what is wrong; the last two push rightly through a broken layer."""
+    """All of them, by what is wrong; the last three push rightly through a broken layer."""
     return {
         "half dropped": PushMutant(HalfDropped, _aligned("ReLU")),
         "middle with its sign": PushMutant(SignedMiddle, mlp(2, "LeakyReLU -3", seed=23)),
@@ -233,6 +256,7 @@ def push_mutants() -> dict[str, PushMutant]:
         "pairs too close": PushMutant(OneRow, linear_chain(seed=4)),
         "outer norm forgotten": PushMutant(OuterNormForgotten, convolutional_chain(seed=5)),
         "sum taken as maximum": PushMutant(Push, _replaced(residual("ReLU", seed=6), Add, lambda _: AddMaximum())),
+        "jump forgotten between layers": PushMutant(Push, _replaced(_jumping(), Softplus, _without_jump)),
         "concatenation taken as maximum": PushMutant(
             Push, _replaced(_doubled(), Concat, lambda layer: ConcatMaximum(layer.dim))
         ),

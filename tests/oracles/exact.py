@@ -5,6 +5,8 @@ Where long double is no wider than double (some platforms), `WIDER` is False, an
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -203,6 +205,18 @@ def turns(layer: Layer) -> list[np.longdouble]:
     return [np.longdouble(number) for kind, number in found.items() if isinstance(layer, kind)]
 
 
+def jump(layer: Layer) -> tuple[np.longdouble, np.longdouble] | None:
+    """The last z before g jumps, and the first one behind; None for a continuous g."""
+    if not isinstance(layer, Softplus) or not math.isfinite(layer.threshold / layer.beta):
+        return None
+    last = np.longdouble(layer.threshold) / np.longdouble(layer.beta)
+    below, above = np.nextafter(last, -np.inf, dtype=np.longdouble), np.nextafter(last, np.inf, dtype=np.longdouble)
+    places = [below, last, above, np.nextafter(above, np.inf, dtype=np.longdouble)]
+    beyond = [np.longdouble(layer.beta) * z > np.longdouble(layer.threshold) for z in places]
+    first = beyond.index(True)
+    return places[first - 1], places[first]
+
+
 def value(layer: Layer, z: Long) -> Long:
     """g(z)."""
     found = 0 * z
@@ -217,7 +231,8 @@ def value(layer: Layer, z: Long) -> Long:
             return np.tanh(z)
         case Softplus():
             scaled = np.longdouble(layer.beta) * z
-            return (np.maximum(scaled, 0) + np.log1p(np.exp(-np.abs(scaled)))) / np.longdouble(layer.beta)
+            found = (np.maximum(scaled, 0) + np.log1p(np.exp(-np.abs(scaled)))) / np.longdouble(layer.beta)
+            return np.where(scaled > np.longdouble(layer.threshold), z, found)
         case GELU():
             return np.where(z < -110, 0, z * _normal(np.maximum(z, -110)))
         case TanhGELU():
@@ -250,7 +265,8 @@ def slope(layer: Layer, z: Long) -> Long:
         case Tanh():
             return 4 * _logistic(2 * z) * _logistic(-2 * z)
         case Softplus():
-            return _logistic(np.longdouble(layer.beta) * z)
+            scaled = np.longdouble(layer.beta) * z
+            return np.where(scaled >= np.longdouble(layer.threshold), np.longdouble(1), _logistic(scaled))
         case GELU():
             near = np.clip(z, -110, 110)
             return _normal(near) + near * _density(near)
@@ -282,7 +298,8 @@ def bend(layer: Layer, z: Long) -> Long:
             return -2 * np.tanh(z) * slope(layer, z)
         case Softplus():
             scaled = np.longdouble(layer.beta) * z
-            return np.longdouble(layer.beta) * _logistic(scaled) * _logistic(-scaled)
+            bent = np.longdouble(layer.beta) * _logistic(scaled) * _logistic(-scaled)
+            return np.where(scaled > np.longdouble(layer.threshold), np.longdouble(0), bent)
         case GELU():
             return _density(z) * (2 - z * z)
         case TanhGELU():

@@ -89,10 +89,14 @@ def _tanh(c: Converter, call: Call, a: Arguments) -> Value:
 
 
 def _softplus(c: Converter, call: Call, a: Arguments) -> Value:
+    """z beyond the threshold, which is negative where a negative threshold lets it be."""
     source, beta = value_of(call, a, "self"), float(a.get("beta", 1.0))
-    if not 0 < beta < math.inf:
-        raise UnsupportedLayerError(f"{call.target}{place(call)}: beta must be positive, got {beta}")
-    return c.add(call, Softplus(source.shape, beta, float(a.get("threshold", 20.0))), source)
+    threshold = float(a.get("threshold", 20.0))
+    if not 0 < beta < math.inf or not -math.inf < threshold / beta:
+        raise UnsupportedLayerError(
+            f"{call.target}{place(call)}: beta must be positive and threshold a number, got {beta} and {threshold}"
+        )
+    return c.add(call, Softplus(source.shape, beta, threshold), source)
 
 
 def _elu(c: Converter, call: Call, a: Arguments) -> Value:
@@ -136,7 +140,7 @@ def _plain_hump(kind: type[SiLU | Mish | HardSwish]) -> Handler:
 def _log_sigmoid(c: Converter, call: Call, a: Arguments) -> Value:
     """log s(z) = -log(1 + exp(-z)) = -softplus(-z)."""
     falling = affine(c, call, value_of(call, a, "self"), -1.0, 0.0)
-    positive = c.add(call, Softplus(falling.shape, 1.0, 30.0), falling)
+    positive = c.add(call, Softplus(falling.shape, 1.0, math.inf), falling)
     return affine(c, call, positive, -1.0, 0.0)
 
 

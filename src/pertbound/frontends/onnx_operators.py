@@ -45,6 +45,11 @@ def _with(target: str, **options: tuple[str, float | str]) -> Handler:
     return handler
 
 
+def _softplus(reader: Reader, op: Op) -> Value:
+    """log(1 + exp(x)) for every x: ONNX knows no threshold."""
+    return reader.call(op, "aten.softplus.default", self=reader.value(op, 0), beta=1.0, threshold=math.inf)
+
+
 def _selu(reader: Reader, op: Op) -> Value:
     alpha, gamma = op.get("alpha", 1.67326319217681884765625), op.get("gamma", 1.05070102214813232421875)
     return reader.call(op, "aten.elu.default", self=reader.value(op, 0), alpha=alpha, scale=gamma, input_scale=1.0)
@@ -188,7 +193,7 @@ _REDUCTIONS = {
     "ReduceMax": "aten.amax.default",
     "ReduceMin": "aten.amin.default",
 }
-_ENTRYWISE = ("Relu", "Sigmoid", "Tanh", "Softplus", "HardSwish", "Mish", "Neg", "Abs")
+_ENTRYWISE = ("Relu", "Sigmoid", "Tanh", "HardSwish", "Mish", "Neg", "Abs")
 
 
 OPERATORS: dict[str, Handler] = {
@@ -198,6 +203,7 @@ OPERATORS: dict[str, Handler] = {
     **dict.fromkeys(("Identity", "Dropout", "Cast"), _same),
     **{kind: _plain(f"aten.{kind.lower()}.default") for kind in _ENTRYWISE},
     "Selu": _selu,
+    "Softplus": _softplus,
     "LeakyRelu": _with("aten.leaky_relu.default", negative_slope=("alpha", 0.01)),
     "Elu": _with("aten.elu.default", alpha=("alpha", 1.0)),
     "Celu": _with("aten.celu.default", alpha=("alpha", 1.0)),

@@ -19,7 +19,8 @@ from pertbound.layers.product import Multiply
 from pertbound.layers.reshape import Reshape
 from pertbound.layers.response import LocalResponse
 from pertbound.layers.select import Select
-from pertbound.layers.smooth import Sigmoid, Softplus, Tanh
+from pertbound.layers.smooth import Sigmoid, Tanh
+from pertbound.layers.softplus import Softplus
 from pertbound.layers.sorting import Sort
 from pertbound.layers.standardize import Standardize
 

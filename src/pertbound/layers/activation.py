@@ -18,7 +18,7 @@ from pertbound.sets import Box
 
 @dataclass(frozen=True, eq=False)
 class Activation(Layer):
-    """g applied to each entry, continuous, with slopes (g(u) - g(v)) / (u - v) in [low, high].
+    """g applied to each entry, with slopes (g(u) - g(v)) / (u - v) in [low, high], but for what `jump` says.
 
     Sound, anywhere: omega(rho) = steepest rho with steepest = max(abs(low), abs(high)).
     Sound, at a known input z, where g has a derivative that is `curvature`-Lipschitz (Taylor's theorem for each entry,
@@ -96,6 +96,11 @@ class Activation(Layer):
             torch.where(bad_lower, math.nan, found.lower.clamp(least, most)),
             torch.where(bad_upper, math.nan, found.upper.clamp(least, most)),
         )
+
+    def jump(self, rho: Tensor, at: Tensor | None) -> Tensor:
+        """How far jumps of g can move the output, beside what its slopes do: 0 for a continuous g. As in `modulus`."""
+        del at
+        return torch.zeros_like(rho)
 
     def derivative_upper(self, z: Tensor) -> Tensor:
         """An upper bound on abs(g'(z)), entrywise, including the rounding of its own evaluation."""

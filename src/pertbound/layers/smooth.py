@@ -1,4 +1,4 @@
-"""Smooth activations: sigmoid, tanh, softplus."""
+"""Smooth activations: what they share, sigmoid and tanh."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from pertbound.forms import Form, Region, total, wide
 from pertbound.layers.activation import Activation
@@ -49,6 +48,19 @@ class Smooth(Activation):
         """How far a computed derivative can be from the exact one."""
         return 32 * unit_of(slope) * slope.abs() + 1e-25
 
+    def curve(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """What `derivative` and `flat` are about, computed, and its error: g itself where that is continuous."""
+        return self.enclose(z)
+
+    def tangent(self, region: Region) -> Tensor:
+        """The slope at the region's value that the bent bound starts from."""
+        return self.derivative(region.value)
+
+    def leap(self, region: Region) -> Tensor | None:
+        """How far, entry by entry, a jump of g can take its value within the region; None for a continuous g."""
+        del region
+        return None
+
     def derivative_upper(self, z: Tensor) -> Tensor:
         """abs(g'(z)), a few roundings added."""
         return (self.derivative(z) * (1 + 1e-5) + 1e-30).clamp_max(self.slopes[1])
@@ -60,7 +72,7 @@ class Smooth(Activation):
     def line(self, box: Box, falling: Tensor) -> Tensor:
         """The chord over the box; the derivative where the box is a point."""
         width = box.upper - box.lower
-        chord = (self.forward(box.upper) - self.forward(box.lower)) / width
+        chord = (self.curve(box.upper)[0] - self.curve(box.lower)[0]) / width
         return torch.where(width > 1e-4, chord, self.derivative((box.lower + box.upper) / 2))
 
     @final
@@ -72,8 +84,12 @@ class Smooth(Activation):
         from there to the exact one, which is therefore lower by at most abs(c g'(z) - l) times the width of the box.
         Bent: c g(z) >= c g(z0) + c g'(z0) d - abs(c) k / 2 d^2 with k = -inf g'' where c > 0 and sup g'' where c < 0
         (Taylor for the convex function c g + abs(c) k / 2 z^2), which leaves a parabola in d = z - z0.
+
+        Where g can jump by j (`leap`), what is said of g' is said of a function without the jump (`curve`), the
+        straight bound knows both sides of it, the bent one pays abs(c) j, and, as abs(g(z) - g(z0)) is at most the
+        larger of steepest abs(d) and j, both pay q/2 j^2.
         """
-        c, rest = form.linear, region.value
+        c, rest, leap = form.linear, region.value, self.leap(region)
         low, high = region.box.lower, region.box.upper
         proof = c.dtype == torch.float64
         y, off = self.enclose(rest)
@@ -81,11 +97,17 @@ class Smooth(Activation):
         straight = start + self._straight(c, line, low, high, rest, y)
         terms = straight
         if curvature is not None:
-            terms = torch.maximum(straight, start + self._bent(form, line, curvature, region))
+            bent = start + self._bent(form, line, curvature, region)
+            terms = torch.maximum(straight, bent if leap is None else bent - c.abs() * leap)
+        if leap is not None and form.curvature is not None:
+            terms = terms - wide(form.curvature, leap) / 2 * leap.square()
         if not proof:
             return terms.flatten(1).sum(1)
         far = (low - rest).abs() + (high - rest).abs()
         sizes = c.abs() * (y.abs() + off + value.abs() + far * self.steepest) + line.abs() * far
+        if leap is not None:
+            sizes = sizes + c.abs() * leap
+            sizes = sizes if form.curvature is None else sizes + wide(form.curvature, leap) * leap.square()
         lost = c.abs() * off
         if curvature is not None:
             sizes = sizes + wide(curvature, far) * far.square()
@@ -123,7 +145,7 @@ class Smooth(Activation):
         return found + (lowest - found).detach().clamp_max(0.0) if z.dtype == torch.float64 else found
 
     def _cost(self, c: Tensor, line: Tensor, z: Tensor, rest: Tensor, y: Tensor) -> Tensor:
-        value, off = self.enclose(z)
+        value, off = self.curve(z)
         cost = c * (value - y) - line * (z - rest)
         return cost - c.abs() * off if z.dtype == torch.float64 else cost
 
@@ -133,7 +155,7 @@ class Smooth(Activation):
 
     def _bent(self, form: Form, line: Tensor, curvature: Tensor, region: Region) -> Tensor:
         c, rest = form.linear, region.value
-        slope = self.derivative(rest)
+        slope = self.tangent(region)
         rise = c * slope - line
         below, above = self.bends
         usable = None  # or where no kink is the wrong way round
@@ -247,97 +269,3 @@ class Tanh(Smooth):
         """1 - tanh(z)^2 = slope at z = +- artanh sqrt(1 - slope)."""
         z = (1 - slope).clamp_min(0.0).sqrt().atanh()
         return z, -z
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class Softplus(Smooth):
-    """log(1 + exp(beta z)) / beta, replaced by z where beta z > threshold, as PyTorch does.
-
-    The exact function without the threshold is what is bounded: slopes in (0, 1), abs(g'') <= beta / 4. The
-    replacement changes it by at most exp(-threshold) / beta, which `noise` counts with the rounding.
-
-    Modulus: rho, averaged between linear maps
-    At a known input: max abs(g'(z)) rho + beta / 8 rho^2, and with the Jacobian of g(W x + b)
-    Source: Peck et al. (2017), Theorem 4.1, corrected; docs/theory.md
-    """
-
-    beta: float
-    threshold: float
-
-    def __post_init__(self) -> None:
-        assert self.beta > 0.0, "the frontends refuse softplus with beta <= 0"
-
-    @property
-    def slopes(self) -> tuple[float, float]:
-        """0 and 1."""
-        return 0.0, 1.0
-
-    @property
-    def curvature(self) -> float:
-        """beta / 4."""
-        return self.beta / 4
-
-    @property
-    def bends(self) -> tuple[float, float]:
-        """0 and beta / 4: convex."""
-        return 0.0, self.curvature
-
-    @property
-    def at_zero(self) -> float:
-        """log(2) / beta."""
-        return math.log(2) / self.beta
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """The softplus as PyTorch computes it."""
-        return functional.softplus(inputs[0], self.beta, self.threshold)
-
-    @property
-    def image(self) -> tuple[float, float]:
-        """0 and infinity."""
-        return 0.0, math.inf
-
-    def enclose(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """max(z, 0) + log(1 + exp(-abs(s))) / beta with s = beta z: the exact function, without the threshold.
-
-        Twelve roundings of terms of one sign (exp, log1p and the division by beta count three each), and those of s:
-        two, which exp turns into 2 abs(s) below zero, and into at most 2 / (e ln 2) of the value above it. From
-        abs(s) = 1000 on exp vanishes in every dtype. What exp or s loses to underflow is divided by beta.
-        """
-        info = torch.finfo(z.dtype)
-        s = self.beta * z
-        value = z.clamp_min(0) + s.abs().neg().exp().log1p() / self.beta
-        error = info.eps * (8 + (-s).clamp(0, 1000)) * value + 2 * info.tiny * (1 + 1 / self.beta)
-        sane = 4 * info.tiny <= self.beta <= 0.25 / info.tiny  # else beta or 1 / beta is not a normal number
-        return value, error if sane else torch.full_like(z, math.inf)
-
-    def interval(self, *boxes: Box) -> Box:
-        """The exact function's, and the values z with which `forward` replaces it where beta z > threshold.
-
-        These are below the exact ones, so only the lower end can move: to the smallest of them.
-        """
-        (box,) = boxes
-        found = super().interval(box)
-        first = self.threshold / self.beta
-        if math.isfinite(first):  # a little early: the threshold's comparison is rounded as well
-            first -= 4 * torch.finfo(box.lower.dtype).eps * abs(first) + torch.finfo(box.lower.dtype).tiny
-        lower = torch.minimum(found.lower, box.lower.clamp_min(first))
-        return Box(torch.where(box.upper > first, lower, found.lower), found.upper)
-
-    def derivative(self, z: Tensor) -> Tensor:
-        """The logistic function of beta z; where beta z < -32 it may be off by 1e-28."""
-        return (self.beta * z).sigmoid()
-
-    def flat(self, slope: Tensor) -> tuple[Tensor, ...]:
-        """logit(slope) / beta."""
-        return (slope.logit() / self.beta,)
-
-    def derivative_upper(self, z: Tensor) -> Tensor:
-        """The logistic function of beta z, with a few roundings added (beta z itself is rounded)."""
-        scaled = self.beta * z
-        return ((scaled + scaled.abs() * 1e-6).sigmoid() * (1 + 1e-5) + 1e-30).clamp_max(1.0)
-
-    def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
-        """Rounding, and what the threshold leaves out, for each entry."""
-        replaced = math.exp(min(-self.threshold, 700.0)) / self.beta * math.sqrt(math.prod(self.input_shape))
-        return super().noise(*norms, unit=unit) + replaced

@@ -13,7 +13,7 @@ import pertbound as pb
 
 NAMES = [
     "Answer", "Attack", "Auto", "Ball", "Bracket", "BranchAndBound", "CarliniWagner", "Certificate", "Certified",
-    "Comparison", "ConversionError", "Counterexample", "CurvatureFree", "DDN", "DataError", "DataSet", "DeepFool",
+    "Comparison", "ContradictionError", "ConversionError", "Counterexample", "CurvatureFree", "DDN", "DataError", "DataSet", "DeepFool",
     "Ensemble", "Estimate", "Estimator", "FMN", "FastGradientSign", "FoolboxAttack", "Graph", "Guarantee", "InputError",
     "Interval", "LBFGS", "LayerFactors", "LayerLosses", "LinearRelaxation", "Lipschitz", "ModelFileError", "PGD",
     "PertboundError", "Property", "PropertyError", "Published", "QuadraticRelaxation", "RunError", "Softened",

@@ -35,6 +35,7 @@ from pertbound.compare import compare
 from pertbound.comparison import Comparison
 from pertbound.data import DataSet
 from pertbound.errors import (
+    ContradictionError,
     ConversionError,
     DataError,
     InputError,
@@ -64,6 +65,7 @@ __all__ = [
     "Certificate",
     "Certified",
     "Comparison",
+    "ContradictionError",
     "ConversionError",
     "Counterexample",
     "CurvatureFree",

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from pertbound.attacks import DDN, FMN, Attack, Ensemble, FastGradientSign, attack
-from pertbound.certificates import Auto, Certificate, Lipschitz, certify
-from pertbound.certificates.base import L2
+from pertbound.certificates import Auto, Certificate, Lipschitz
+from pertbound.certificates.base import L2, ask
 from pertbound.environment import known_state
-from pertbound.errors import InputError
+from pertbound.errors import ContradictionError, InputError
 from pertbound.graph import Graph
-from pertbound.problem import Certified, Witness
+from pertbound.problem import Certified, Problem, Witness, require_agreement
 from pertbound.sets import Ball
 
 
@@ -29,6 +29,9 @@ from pertbound.sets import Ball
 @dataclass(frozen=True)
 class Bracket:
     """lower <= size of the smallest adversarial perturbation <= upper, per sample; (samples,) float64.
+
+    A bracket whose lower end exceeds its upper end does not come to be: making it raises `ContradictionError`, which
+    names the two methods. By `errors.contradicts`, an excess of 1e-12 relatively is rounding.
 
     `upper` is infinite where no attack found a witness. `lower_method` and `upper_method` name, per sample, who
     gave the value. All answers are in `certified` and `witnesses`; under a budget these are empty, and `adversarial`,
@@ -47,10 +50,8 @@ class Bracket:
     upper_seconds: Tensor | None = None
     effort: tuple[Tensor, Tensor] | None = None
 
-    @property
-    def violations(self) -> Tensor:
-        """Where a lower bound exceeds the distance to a witness: (samples,) bool. Any True is a bug."""
-        return self.lower > self.upper
+    def __post_init__(self) -> None:
+        require_agreement(self.lower, self.lower_method, self.upper, self.upper_method)
 
 
 OnStep = Callable[[Bracket], None]
@@ -82,6 +83,8 @@ def bracket(
     is cheap for all, then what is dear where it narrows most, until every lower end is `ratio` of its upper end or the
     time is over (a step that has begun is finished). `on_step` sees the bracket after each step; `start` is one to go
     on from. Operator norms, computed once for a network, do not count.
+
+    Raises `ContradictionError` where a certificate proves more than the distance to a witness.
     """
     if budget is not None:
         closing = Closing(network, x, labels, within, start, batch_size)
@@ -96,9 +99,9 @@ def bracket(
         )
     witnesses = tuple(attack(network, x, a, labels, within=within, batch_size=batch_size) for a in attacks)
     upper, best_upper = torch.stack([w.distance for w in witnesses]).min(0)
-    certified = tuple(
-        certify(network, x, c, labels, within=within, upper=upper, batch_size=batch_size) for c in certificates
-    )
+    seen = tuple(witnesses[int(i)].names[row] for row, i in enumerate(best_upper))
+    asked = Problem(network, x, labels, within, upper, seen)
+    certified = tuple(ask(asked, c, batch_size) for c in certificates)
     lower, best_lower = torch.stack([c.radius for c in certified]).max(0)
     return Bracket(
         lower,
@@ -143,9 +146,13 @@ class Closing:
     start: Bracket | None = None
     batch_size: int = 500
     bracket: Bracket = field(init=False)
+    _reference: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         count = len(self.x)
+        # one class for all steps, whatever batches they compute in
+        parts = Problem(self.network, self.x, self.labels, self.within).batches(self.batch_size)
+        self._reference = torch.cat([part.reference(part.logits.argmax(1)) for part in parts])
         if self.start is not None:
             if len(self.start.lower) != count or self.start.effort is None:
                 raise InputError(
@@ -208,29 +215,36 @@ class Closing:
         assert now.adversarial is not None
         assert now.lower_seconds is not None
         assert now.upper_seconds is not None
-        x, labels = self.x[rows], None if self.labels is None else self.labels[rows]
+        x, labels = self.x[rows], self._reference[rows]
         effort = now.effort[0 if below else 1].clone()
         level, size = int(effort[rows[0]]), self.batch_size
         effort[rows] += 1
         if below:
-            method = _certificate(level)
-            found = certify(self.network, x, method, labels, within=self.within, upper=now.upper[rows], batch_size=size)
-            who = found.methods or (found.method,) * len(rows)
+            seen = tuple(now.upper_method[row] for row in rows.tolist())
+            asked = Problem(self.network, x, labels, self.within, now.upper[rows], seen)
+            try:
+                found = ask(asked, _certificate(level), size)
+            except ContradictionError as error:
+                raise error.at(int(rows[error.sample])) from None
             lower, names = now.lower.clone(), list(now.lower_method)
             for i, row in enumerate(rows.tolist()):
                 if found.radius[i] > lower[row] or not names[row]:
-                    lower[row], names[row] = found.radius[i], who[i]
+                    lower[row], names[row] = found.radius[i], found.names[i]
             spent = now.lower_seconds.index_add(0, rows, self._each(begun, len(rows)))
             changed = replace(now, lower=lower, lower_method=tuple(names), lower_seconds=spent)
         else:
             seen = attack(self.network, x, _attack(level, self.within.p), labels, within=self.within, batch_size=size)
             upper, names, adversarial = now.upper.clone(), list(now.upper_method), now.adversarial.clone()
-            who = seen.methods or (seen.method,) * len(rows)
             for i, row in enumerate(rows.tolist()):
                 if seen.distance[i] < upper[row]:
-                    upper[row], names[row], adversarial[row] = seen.distance[i], who[i], seen.adversarial[i]
+                    upper[row], names[row], adversarial[row] = seen.distance[i], seen.names[i], seen.adversarial[i]
             spent = now.upper_seconds.index_add(0, rows, self._each(begun, len(rows)))
-            changed = replace(now, upper=upper, upper_method=tuple(names), adversarial=adversarial, upper_seconds=spent)
+            # executed in this batch, the network may misclassify a sample that it tells apart in another: radius 0
+            lower = torch.where(upper == 0, 0.0, now.lower)
+            changed = replace(
+                now, lower=lower, upper=upper, upper_method=tuple(names), adversarial=adversarial, upper_seconds=spent
+            )
+            changed = replace(changed, lower=torch.minimum(lower, upper))  # at most a rounding above it
         self.bracket = replace(changed, effort=(effort, now.effort[1]) if below else (now.effort[0], effort))
 
     @staticmethod

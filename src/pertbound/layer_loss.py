@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pertbound.ascent import Ascent, Items, numbered
-from pertbound.certificates import Lipschitz, QuadraticRelaxation
+from pertbound.certificates import QuadraticRelaxation
 from pertbound.certificates.base import L2
 from pertbound.certificates.relaxed import MEMORY, relaxed, samples_at_once
 from pertbound.environment import known_state
@@ -26,7 +26,6 @@ from pertbound.problem import Problem
 from pertbound.push import Push
 from pertbound.regions import Rest
 from pertbound.relaxation import Ground
-from pertbound.search import LARGEST
 from pertbound.sets import Ball
 
 DECISION = "decision"
@@ -117,26 +116,22 @@ def layer_losses(
     """
     problem = Problem(network, x, labels, within)
     _require_alike(x, adversarial)
-    simple = Lipschitz(floor=0.0).certify(problem)
-    rows = ((simple.radius > 0) & (simple.radius < 0.99 * LARGEST)).nonzero().flatten()
+    asked: list[Tensor] = []
     parts: list[_Part] = []
 
     def work(rest: Rest, reference: Tensor, lipschitz: Tensor, upper: Tensor) -> Tensor:
         ascent = certificate.climbed(rest, within, reference, lipschitz, upper)
-        done = sum(len(part.radius) for part in parts)
-        hint = None if adversarial is None else adversarial[rows[done : done + len(reference)]].to(torch.float64)
+        hint = None if adversarial is None else adversarial[asked[-1]].to(torch.float64)
         parts.append(_divided(ascent, hint))
         return parts[-1].radius
 
-    if len(rows):
-        some = Problem(network, x[rows], None if labels is None else labels[rows], within)
-        relaxed(some, certificate.name, certificate.memory, work)
+    simple = relaxed(problem, certificate.name, certificate.memory, work, asked.append)
 
     def every(kind: str, missing: float, *shape: int) -> Tensor:
         found = [getattr(part, kind) for part in parts]
         whole = simple.radius.new_full((len(x), *shape), missing).to(found[0].dtype if found else torch.float64)
         if found:
-            whole[rows] = torch.cat(found)
+            whole[torch.cat(asked)] = torch.cat(found)
         return whole
 
     return LayerLosses(

@@ -8,13 +8,15 @@ witness. The three answers are different types on purpose: nothing turns an `Est
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import final
 
 import torch
 from torch import Tensor
 
-from pertbound.errors import InputError
+from pertbound.errors import ContradictionError, InputError, contradicts
 from pertbound.graph import Graph
 from pertbound.sets import Ball
 
@@ -43,6 +45,9 @@ class Problem:
     The class that a perturbation must leave, the *reference*, is the prediction, or the label where labels are
     given; a sample that is misclassified already then has radius 0. `within` says which perturbations count: the norm
     that their size is measured in, and the box, if any, that the perturbed input must stay in, as the samples do.
+
+    `upper` (batch,) are sizes of perturbations that were seen to change the class, infinite where none was, and
+    `upper_methods` the names of the methods that found them, empty where these are not known.
     """
 
     network: Graph
@@ -50,6 +55,7 @@ class Problem:
     labels: Tensor | None = None
     within: Ball = field(default_factory=Ball)
     upper: Tensor | None = None
+    upper_methods: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises `InputError` for a wrong shape or dtype, an empty batch, NaN, infinity, impossible labels, or samples
@@ -91,6 +97,16 @@ class Problem:
         nothing = torch.full((len(self.x),), torch.inf, dtype=torch.float64, device=self.x.device)
         return nothing if self.upper is None else self.upper.to(nothing)
 
+    @cached_property
+    def logits(self) -> Tensor:
+        """What the network computes for x as it is executed, in its own dtype; (batch, classes)."""
+        with torch.no_grad(), torch.autocast(self.x.device.type, enabled=False):
+            return self.network.run(self.x)
+
+    def executed(self, logits: Tensor) -> None:
+        """Keep the logits of a forward pass through the network, so that `logits` costs no other one."""
+        self.__dict__.setdefault("logits", logits)
+
     def reference(self, predicted: Tensor) -> Tensor:
         """The class that must be left, (batch,) int64."""
         return predicted if self.labels is None else self.labels.to(predicted)
@@ -107,6 +123,7 @@ class Problem:
                 None if self.labels is None else self.labels[start : start + size],
                 self.within,
                 None if self.upper is None else self.upper[start : start + size],
+                self.upper_methods[start : start + size],
             )
             for start in parts
         ]
@@ -118,8 +135,8 @@ class Certified:
     """Proven lower bounds. `radius` (batch,) float64: no smaller perturbation leaves the reference class, in the norm
     and the domain that `guarantee` names (`Problem.within`).
 
-    Radii are in the units of the classifier's input. Samples that are misclassified (labels given), whose
-    logits tie or are not finite, have radius 0.
+    Radii are in the units of the classifier's input. Samples that the network, executed in its own dtype, misclassifies
+    (labels given), or whose logits tie there or are not finite, have radius 0 (`Certificate.answer` sees to it).
     """
 
     radius: Tensor
@@ -129,6 +146,11 @@ class Certified:
     guarantee: Guarantee
     methods: tuple[str, ...] = ()
     """For each sample the method that gave its radius, where `method` chose among several; else empty."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """For each sample the method that gave its radius."""
+        return self.methods or (self.method,) * len(self.radius)
 
 
 @final
@@ -169,6 +191,24 @@ class Witness:
     def distance(self) -> Tensor:
         """The distance in the norm that was asked about, (batch,) float64."""
         return {1.0: self.l1, 2.0: self.l2, math.inf: self.linf}[self.within.p]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """For each sample the method that gave its input; the attack itself where its members found nothing."""
+        return tuple(name or self.method for name in self.methods) or (self.method,) * len(self.found)
+
+
+def require_agreement(lower: Tensor, by: Sequence[str], upper: Tensor, seen: Sequence[str]) -> None:
+    """Raise `ContradictionError` where a proved radius lies above the distance to a witness (`contradicts`).
+
+    `lower` and `upper` are (samples,); `by` and `seen` name the methods of each sample, `seen` is empty where these are
+    not known. An `upper` of less precision than float64 counts as rounded.
+    """
+    slack = torch.finfo(upper.dtype).eps if upper.dtype in (torch.float32, torch.float16, torch.bfloat16) else 0.0
+    wrong = contradicts(lower, upper.to(lower) * (1 + slack)).nonzero().flatten().tolist()
+    if wrong:
+        i = wrong[0]
+        raise ContradictionError(by[i], seen[i] if seen else "", i, float(lower[i]), float(upper[i]))
 
 
 def strictly_misclassified(logits: Tensor, reference: Tensor, reserve: float = 1e-6) -> Tensor:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import overload
+from dataclasses import replace
+from typing import final, overload
 
 import torch
 from torch import Tensor
 
 from pertbound.environment import known_state
-from pertbound.errors import InputError
+from pertbound.errors import ContradictionError, InputError
 from pertbound.graph import Graph
-from pertbound.problem import Certified, Estimate, Problem
+from pertbound.problem import Certified, Estimate, Problem, require_agreement
 from pertbound.sets import Ball
 
 BATCH = 500
@@ -21,7 +22,11 @@ L2 = Ball()
 
 
 class Certificate(ABC):
-    """A method that proves lower bounds; a frozen dataclass of its options."""
+    """A method that proves lower bounds; a frozen dataclass of its options.
+
+    A subclass says how it proves radii, in `certify`. Whoever asks it calls `answer`, which holds these radii against
+    what the network does at the samples and against what attacks have seen.
+    """
 
     @property
     @abstractmethod
@@ -30,7 +35,35 @@ class Certificate(ABC):
 
     @abstractmethod
     def certify(self, problem: Problem) -> Certified:
-        """The radii of one batch."""
+        """The radii of one batch, as the method proves them; `answer` says what is made of them."""
+
+    @final
+    @known_state()
+    def answer(self, problem: Problem) -> Certified:
+        """The radii of one batch, 0 where they must be, and at most `problem.upper`.
+
+        The network is executed at the samples, in its own dtype. A sample has radius 0 where the reference class does
+        not win strictly there, a logit is not finite, the method certified another class, the radius is NaN or
+        infinite, or the perturbation of size 0 was seen to change the class. `predicted` is the executed prediction.
+
+        Raises `ContradictionError` where a radius lies above `problem.upper` by more than rounding, and `InputError`
+        where there is not one radius for each sample.
+        """
+        found, logits = self.certify(problem), problem.logits
+        if found.radius.shape != (len(problem.x),):
+            raise InputError(
+                f"{self.name} gave radii of shape {tuple(found.radius.shape)} for {len(problem.x)} samples"
+            )
+        predicted = logits.argmax(1)
+        reference, upper = problem.reference(predicted), problem.known()
+        own = logits.gather(1, reference[:, None])
+        wins = (own > logits.scatter(1, reference[:, None], -torch.inf)).all(1) & torch.isfinite(logits).all(1)
+        radius = found.radius.to(upper)
+        counts = wins & (found.reference.to(reference) == reference) & torch.isfinite(radius) & (upper > 0)
+        radius = torch.where(counts, radius, 0.0).clamp_min(0.0)
+        if problem.upper is not None:
+            require_agreement(radius, found.names, problem.upper, problem.upper_methods)
+        return replace(found, radius=torch.minimum(radius, upper), reference=reference, predicted=predicted)
 
 
 class Estimator(ABC):
@@ -90,13 +123,32 @@ def certify(
     measures the largest change of an entry, and counts only perturbed inputs with entries in [0, 1]. The reference
     class is the prediction, or `labels` (samples,) where given; then a misclassified sample has radius 0. An
     `Estimator` such as `Published` answers with an `Estimate`, which is not a guarantee. `upper` (samples,) may hold
-    sizes of perturbations that are known to change the class, such as a witness's: more is not worth proving.
+    sizes of perturbations that were seen to change the class, such as `Witness.distance`: no radius is larger.
 
-    Raises `InputError` for inputs that do not fit the network or are not finite.
+    Raises `InputError` for inputs that do not fit the network or are not finite, and `ContradictionError` where the
+    certificate proves more than `upper`.
     """
-    batches = Problem(network, x, labels, within, upper).batches(batch_size)
+    return ask(Problem(network, x, labels, within, upper), certificate, batch_size)
+
+
+@overload
+def ask(problem: Problem, certificate: Certificate, batch_size: int) -> Certified: ...
+
+
+@overload
+def ask(problem: Problem, certificate: Certificate | Estimator, batch_size: int) -> Certified | Estimate: ...
+
+
+def ask(problem: Problem, certificate: Certificate | Estimator, batch_size: int) -> Certified | Estimate:
+    """`certify` about a problem, at most `batch_size` samples at a time."""
+    batches = problem.batches(batch_size)
     if isinstance(certificate, Certificate):
-        parts = [certificate.certify(batch) for batch in batches]
+        parts: list[Certified] = []
+        for number, batch in enumerate(batches):
+            try:
+                parts.append(certificate.answer(batch))
+            except ContradictionError as error:
+                raise error.at(number * batch_size + error.sample) from None
         first = parts[0]
         methods = tuple(name for part in parts for name in part.methods)
         return Certified(*_joined(parts), method=first.method, guarantee=first.guarantee, methods=methods)

@@ -52,11 +52,13 @@ class Lipschitz(Certificate):
 
     def certify(self, problem: Problem) -> Certified:
         """The radii of one batch."""
-        push = problem.network.derive(Push)
-        view = _View(push, problem.x if _plain_float32(problem.x) else problem.x.to(torch.float64), problem.labels)
+        push, plain = problem.network.derive(Push), _plain_float32(problem.x)
+        view = _View(push, problem.x if plain else problem.x.to(torch.float64), problem.labels)
+        if plain:
+            problem.executed(view.logits)
         radius = view.radius(self.tolerance)
         noisy = (view.noise_share > self.resolve) & view.may_reach(self.floor * _norms(problem.x))
-        if _plain_float32(problem.x) and bool(noisy.any()):
+        if plain and bool(noisy.any()):
             labels = None if problem.labels is None else problem.labels[noisy]
             again = _View(push, problem.x[noisy].to(torch.float64), labels)
             agrees = again.reference == view.reference[noisy]
@@ -96,9 +98,9 @@ class _View:
     """One batch as seen in one precision: its margins, and what can change them."""
 
     def __init__(self, push: Push, x: Tensor, labels: Tensor | None) -> None:
-        logits, summary = push.summarise(x)
+        self.logits, summary = push.summarise(x)
         self._push, self._summary = push, summary
-        self._logits = logits.to(torch.float64)
+        self._logits = self.logits.to(torch.float64)
         self.predicted = self._logits.argmax(1)
         self.reference = self.predicted if labels is None else labels.to(self.predicted)
         self._own = torch.nn.functional.one_hot(self.reference, self._logits.shape[1]).to(torch.bool)

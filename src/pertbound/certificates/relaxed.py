@@ -173,10 +173,11 @@ def relaxed(
 
     `on_part` is told which samples these are before each piece.
     """
+    _ = problem.logits  # executed as it is, before any mode is changed
     # gradients are needed whatever the caller's mode, and tensors that inference mode made cannot have any
     with known_state(), torch.no_grad():
         x, network = problem.x.detach().clone(), problem.network.derive(_with_plain_tensors).derive(balanced)
-        simple = Lipschitz(floor=0.0).certify(problem)  # a small radius to begin with may become a large one
+        simple = Lipschitz(floor=0.0).answer(problem)  # a small radius to begin with may become a large one
         reference, start = simple.reference.clone(), simple.radius.clone()
         done = start >= 0.99 * LARGEST  # as far as anyone looks
         radius, upper = torch.where(done, start, 0.0), problem.known().clamp_max(LARGEST)

@@ -18,9 +18,9 @@ from pertbound.attacks import Attack
 from pertbound.bracket import Bracket, bracket
 from pertbound.certificates import Certificate, Estimator
 from pertbound.data import DataSet
-from pertbound.errors import InputError
+from pertbound.errors import ContradictionError, InputError
 from pertbound.graph import Graph
-from pertbound.problem import Certified, Estimate, Guarantee, Problem, Witness
+from pertbound.problem import Certified, Estimate, Guarantee, Problem, Witness, require_agreement
 from pertbound.push import Push
 from pertbound.records import Run, Shard, Witnesses
 from pertbound.sets import Ball
@@ -103,7 +103,10 @@ class Work:
             true = None if self.data.labels is None else self.data.labels[rows]
             done = self.done + start - samples.start
             asked = self._closed if self.closing is not None else self._asked
-            found, seen = asked(batch, positions, true, done)
+            try:
+                found, seen = asked(batch, positions, true, done)
+            except ContradictionError as error:
+                raise error.at(int(positions[error.sample])) from None
             tables.extend(found)
             if seen and start < self.keep_witnesses:
                 witnesses += _nearest(batch, positions, seen, self.keep_witnesses - start)
@@ -130,13 +133,18 @@ class Work:
         """The rows of every method, one after the other, and the attacks' witnesses."""
         tables: list[pa.Table] = []
         witnesses: list[Witness] = []
+        certified: list[Certified] = []
         for method in self.methods:
             self._tell(method.name, done)
             start = time.perf_counter()
             result = _ask(method, batch)
             if isinstance(result, Witness):
-                batch = replace(batch, upper=torch.minimum(result.distance, batch.known()))
+                for proof in certified:
+                    require_agreement(proof.radius, proof.names, result.distance, result.names)
+                batch = _told(batch, result)
                 witnesses.append(result)
+            elif isinstance(result, Certified):
+                certified.append(result)
             seconds = time.perf_counter() - start
             tables.append(rows_of(result, positions, true, seconds / len(batch.x)))
         return tables, witnesses
@@ -162,6 +170,13 @@ class Work:
     def _tell(self, stage: str, done: int) -> None:
         if self.on_progress is not None:
             self.on_progress(stage, done, len(self.data))
+
+
+def _told(batch: Problem, witness: Witness) -> Problem:
+    """The same question, where also these witnesses are known."""
+    nearer, names = witness.distance < batch.known(), batch.upper_methods or ("",) * len(batch.x)
+    who = tuple(new if now else old for new, now, old in zip(witness.names, nearer.tolist(), names, strict=True))
+    return replace(batch, upper=torch.minimum(witness.distance, batch.known()), upper_methods=who)
 
 
 def collect(work: Work, about: dict[str, Any]) -> Run:
@@ -259,7 +274,7 @@ def rows_of(
 
 def _ask(method: Method, problem: Problem) -> Certified | Estimate | Witness:
     if isinstance(method, Certificate):
-        return method.certify(problem)
+        return method.answer(problem)
     if isinstance(method, Estimator):
         return method.estimate(problem)
     return method.witness(replace(problem, upper=None))  # what it finds by itself, whatever was asked before it

@@ -20,6 +20,7 @@ from pertbound.certificates import Auto, Certificate, Lipschitz, certify
 from pertbound.certificates.base import L2
 from pertbound.errors import InputError
 from pertbound.graph import Graph
+from pertbound.pace import Pace
 from pertbound.problem import Certified, Witness
 from pertbound.sets import Ball
 
@@ -69,6 +70,7 @@ def bracket(
     on_step: OnStep | None = None,
     within: Ball = L2,
     batch_size: int = 500,
+    pace: Pace | None = None,
 ) -> Bracket:
     """Bracket the smallest adversarial perturbation of each sample of x, shape (samples, *input_shape).
 
@@ -79,10 +81,11 @@ def bracket(
     With `budget`, seconds for each sample on average, methods are chosen instead of `certificates` and `attacks`: what
     is cheap for all, then what is dear where it narrows most, until every lower end is `ratio` of its upper end or the
     time is over (a step that has begun is finished). `on_step` sees the bracket after each step; `start` is one to go
-    on from. Operator norms, computed once for a network, do not count.
+    on from. Operator norms, computed once for a network, do not count. `pace` records what the clock decided, so that
+    the same bracket can be computed again without one.
     """
     if budget is not None:
-        closing = Closing(network, x, labels, within, start, batch_size)
+        closing = Closing(network, x, labels, within, start, batch_size, pace or Pace())
         closing.run(budget * len(x), ratio, on_step)
         return closing.bracket
     wrong = [type(c).__name__ for c in certificates if not isinstance(c, Certificate)]  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -140,6 +143,8 @@ class Closing:
     within: Ball
     start: Bracket | None = None
     batch_size: int = 500
+    pace: Pace = field(default_factory=Pace)
+    """Records what the clock decided, or repeats it."""
     bracket: Bracket = field(init=False)
 
     def __post_init__(self) -> None:
@@ -165,7 +170,7 @@ class Closing:
         end = time.monotonic() + seconds
         spent = {False: 0.0, True: 0.0}
         while True:
-            below = spent[True] < spent[False]  # the side that had less time so far, where anything is left to try
+            below = bool(self.pace.decide(spent[True] < spent[False]))  # the side that had less time so far, where anything is left to try
             sides = [(side, self._chosen(side, ratio, end - time.monotonic())) for side in (below, not below)]
             side, chosen = sides[0] if len(sides[0][1]) else sides[1]
             if len(chosen) == 0:
@@ -188,7 +193,7 @@ class Closing:
         if not below:
             is_open &= effort < TRIES
         rows = is_open.nonzero().flatten()
-        if len(rows) == 0 or left <= 0:
+        if len(rows) == 0 or not self.pace.decide(left > 0):
             return rows[:0]
         gap = (now.upper[rows].clamp_max(1e30) / now.lower[rows].clamp_min(1e-30)).log()
         worth = gap / 2.0 ** effort[rows]
@@ -196,7 +201,8 @@ class Closing:
         same = rows[effort[rows] == effort[rows[0]]]
         most = math.ceil(len(rows) / PART)
         if below:
-            most = min(most, max(1, int(left / (FIRST * 2.0 ** (int(effort[rows[0]]) - 1)))))
+            affordable = max(1, int(left / (FIRST * 2.0 ** (int(effort[rows[0]]) - 1))))
+            most = self.pace.decide(min(most, affordable))
         return same[:most]
 
     def _step(self, rows: Tensor, below: bool) -> None:
@@ -212,6 +218,7 @@ class Closing:
         effort[rows] += 1
         if below:
             method = _certificate(level)
+            method = replace(method, pace=self.pace) if isinstance(method, Auto) else method
             found = certify(self.network, x, method, labels, within=self.within, upper=now.upper[rows], batch_size=size)
             who = found.methods or (found.method,) * len(rows)
             lower, names = now.lower.clone(), list(now.lower_method)

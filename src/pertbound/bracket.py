@@ -21,6 +21,7 @@ from pertbound.certificates.base import L2, ask
 from pertbound.environment import known_state
 from pertbound.errors import ContradictionError, InputError
 from pertbound.graph import Graph
+from pertbound.pace import Pace
 from pertbound.problem import Certified, Problem, Witness, require_agreement
 from pertbound.sets import Ball
 
@@ -72,6 +73,7 @@ def bracket(
     on_step: OnStep | None = None,
     within: Ball = L2,
     batch_size: int = 500,
+    pace: Pace | None = None,
 ) -> Bracket:
     """Bracket the smallest adversarial perturbation of each sample of x, shape (samples, *input_shape).
 
@@ -82,12 +84,13 @@ def bracket(
     With `budget`, seconds for each sample on average, methods are chosen instead of `certificates` and `attacks`: what
     is cheap for all, then what is dear where it narrows most, until every lower end is `ratio` of its upper end or the
     time is over (a step that has begun is finished). `on_step` sees the bracket after each step; `start` is one to go
-    on from. Operator norms, computed once for a network, do not count.
+    on from. Operator norms, computed once for a network, do not count. `pace` records what the clock decided, so that
+    the same bracket can be computed again without one.
 
     Raises `ContradictionError` where a certificate proves more than the distance to a witness.
     """
     if budget is not None:
-        closing = Closing(network, x, labels, within, start, batch_size)
+        closing = Closing(network, x, labels, within, start, batch_size, pace or Pace())
         closing.run(budget * len(x), ratio, on_step)
         return closing.bracket
     wrong = [type(c).__name__ for c in certificates if not isinstance(c, Certificate)]  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -145,6 +148,8 @@ class Closing:
     within: Ball
     start: Bracket | None = None
     batch_size: int = 500
+    pace: Pace = field(default_factory=Pace)
+    """Records what the clock decided, or repeats it."""
     bracket: Bracket = field(init=False)
     _reference: Tensor = field(init=False, repr=False)
 
@@ -174,7 +179,9 @@ class Closing:
         end = time.monotonic() + seconds
         spent = {False: 0.0, True: 0.0}
         while True:
-            below = spent[True] < spent[False]  # the side that had less time so far, where anything is left to try
+            below = bool(
+                self.pace.decide(spent[True] < spent[False])
+            )  # the side that had less time so far, where anything is left to try
             sides = [(side, self._chosen(side, ratio, end - time.monotonic())) for side in (below, not below)]
             side, chosen = sides[0] if len(sides[0][1]) else sides[1]
             if len(chosen) == 0:
@@ -197,7 +204,7 @@ class Closing:
         if not below:
             is_open &= effort < TRIES
         rows = is_open.nonzero().flatten()
-        if len(rows) == 0 or left <= 0:
+        if len(rows) == 0 or not self.pace.decide(left > 0):
             return rows[:0]
         gap = (now.upper[rows].clamp_max(1e30) / now.lower[rows].clamp_min(1e-30)).log()
         worth = gap / 2.0 ** effort[rows]
@@ -205,7 +212,8 @@ class Closing:
         same = rows[effort[rows] == effort[rows[0]]]
         most = math.ceil(len(rows) / PART)
         if below:
-            most = min(most, max(1, int(left / (FIRST * 2.0 ** (int(effort[rows[0]]) - 1)))))
+            affordable = max(1, int(left / (FIRST * 2.0 ** (int(effort[rows[0]]) - 1))))
+            most = self.pace.decide(min(most, affordable))
         return same[:most]
 
     def _step(self, rows: Tensor, below: bool) -> None:
@@ -222,8 +230,10 @@ class Closing:
         if below:
             seen = tuple(now.upper_method[row] for row in rows.tolist())
             asked = Problem(self.network, x, labels, self.within, now.upper[rows], seen)
+            method = _certificate(level)
+            method = replace(method, pace=self.pace) if isinstance(method, Auto) else method
             try:
-                found = ask(asked, _certificate(level), size)
+                found = ask(asked, method, size)
             except ContradictionError as error:
                 raise error.at(int(rows[error.sample])) from None
             lower, names = now.lower.clone(), list(now.lower_method)

@@ -23,6 +23,7 @@ from pertbound.forms import Signs, norms, wide
 from pertbound.graph import INPUT, Graph
 from pertbound.layers.piecewise import TwoPieces
 from pertbound.leaves import smallest
+from pertbound.pace import Pace
 from pertbound.regions import cut, empty, met
 
 SMALL = 256
@@ -112,15 +113,19 @@ class Branching:
         """Whether there is anything to branch on."""
         return any(isinstance(node.layer, TwoPieces) for node in graph.nodes)
 
-    def run(self, *, seconds: float, ratio: float, steps: int, width: int) -> int:
+    def run(self, *, seconds: float, ratio: float, steps: int, width: int, pace: Pace | None = None) -> int:
         """Split until every sample's radius is `ratio` times its `upper` or exact, or the time is over.
 
         At most `width` domains at a time, fewer where these would take more than a tenth of the time, and `steps` for
-        each half. Returns the number of splits.
+        each half. `pace` records what the clock decided, or repeats it. Returns the number of splits.
         """
-        splits, few = 0, min(width, FIRST)
+        splits, few, pace = 0, min(width, FIRST), pace or Pace()
         end = time.monotonic() + seconds
-        while self._reads and (begun := time.monotonic()) < end:
+        while self._reads:
+            begun = time.monotonic()
+            few = min(width, pace.decide(few if begun < end else 0))
+            if few == 0:
+                break
             rows = self._weakest(ratio, few)
             if len(rows) == 0:
                 break

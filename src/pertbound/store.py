@@ -4,6 +4,7 @@
 - `rows/00012-<hash>.parquet`: the rows of samples 12 size to 13 size, in the columns of `records.SCHEMA`;
 - `witnesses/00012-<hash>.npz`: `records.Witnesses` of the same samples, where there are any;
 - `layers.json` (optional): what each layer's step costs on some samples, as `experiments/layers.py` writes it;
+  `chain.py` says how these files are bound to each other;
 - `.lock`: held by the one process that writes.
 
 A shard is written under another name, synced, and renamed. Its name holds the beginning of the SHA-256 of its bytes,
@@ -33,6 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from pertbound import chain
 from pertbound.errors import RunError
 from pertbound.records import SCHEMA, Run, Shard, Witnesses, measured
 
@@ -72,7 +74,29 @@ def read(folder: Path) -> Run:
     layers: Any = {}
     if (folder / LAYERS).exists():
         layers = _json(folder / LAYERS)
-    return Run(rows, about, Witnesses(parts), layers if isinstance(layers, dict) else {})
+    layers = {key: value for key, value in layers.items() if key != chain.BOUND} if isinstance(layers, dict) else {}
+    return Run(rows, about, Witnesses(parts), layers)
+
+
+def parts(folder: Path) -> Iterator[tuple[int, Shard]]:
+    """Each shard with its number, in order; `made` as it was written. Raises `RunError` for damaged files."""
+    for index, path in sorted(shards(folder).items()):
+        rows, made = _rows(path)
+        witnesses: Mapping[str, np.ndarray] = {}
+        if name := made.get("witnesses"):
+            if not _NAME.fullmatch(str(name)):
+                raise RunError(f"{path} names witnesses that are no file of a run: {str(name)!r:.80}")
+            _checked(folder / WITNESSES / str(name))
+            witnesses = _Stored(folder / WITNESSES / str(name))
+        yield index, Shard(rows, witnesses, made)
+
+
+def read_layers(folder: Path) -> dict[str, Any]:
+    """`layers.json` with what binds it to the other files; empty where there is none."""
+    found = _json(folder / LAYERS) if (folder / LAYERS).exists() else {}
+    if not isinstance(found, dict):
+        raise RunError(f"{folder / LAYERS} does not describe layers")
+    return found
 
 
 def read_about(folder: Path) -> dict[str, Any]:
@@ -97,7 +121,8 @@ def write_layers(folder: Path, layers: Mapping[str, Any]) -> None:
     """Write `layers.json` into a run folder, unless there is nothing to say. Raises `RunError` where that fails."""
     if layers:
         with _errors(folder):
-            _write_json(folder / LAYERS, layers)
+            names = (path.name for path in shards(folder).values())
+            _write_json(folder / LAYERS, dict(layers) | {chain.BOUND: chain.of_layers(read_about(folder), names)})
 
 
 @contextmanager
@@ -134,6 +159,7 @@ def writing(
                     f"{folder} already holds a run; name another --out, or add --resume to go on with it, or "
                     "--overwrite to replace it"
                 )
+        writer.run = chain.of_run(read_about(folder))
         yield writer
     finally:
         if new and writer.empty:
@@ -155,6 +181,8 @@ class Writer:
         self.damaged: list[int] = []
         """Shards that were there and are not what was written: they were set aside, and are missing."""
         self._done: set[int] = set()
+        self.run = ""
+        """The SHA-256 of `run.json`, which every shard keeps."""
 
     @property
     def missing(self) -> list[int]:
@@ -197,7 +225,7 @@ class Writer:
                 stream = io.BytesIO()
                 np.savez_compressed(stream, allow_pickle=False, **shard.witnesses)
                 name = _put(self.folder / WITNESSES, index, "npz", stream.getbuffer())
-            made = json.dumps(dict(shard.made) | {"shard": index, "witnesses": name})
+            made = json.dumps(dict(shard.made) | {"shard": index, "witnesses": name, chain.RUN: self.run})
             sink = pa.BufferOutputStream()
             pq.write_table(shard.rows.replace_schema_metadata({_KEY: made}), sink, compression="zstd")
             _put(self.folder / ROWS, index, "parquet", memoryview(sink.getvalue()))

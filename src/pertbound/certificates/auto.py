@@ -17,6 +17,7 @@ from pertbound.certificates.base import Certificate
 from pertbound.certificates.relaxed import MEMORY, linear_radius, relaxed
 from pertbound.errors import InputError
 from pertbound.graph import Graph
+from pertbound.pace import Pace
 from pertbound.problem import Certified, Problem
 from pertbound.regions import Rest, Tighten, Views
 from pertbound.search import best_reach
@@ -48,13 +49,14 @@ class Auto(Certificate):
     The budget is for each sample on average, in `seconds` or, where given, in `forward_passes`, times as long as one
     takes in a batch. Lipschitz is computed whatever it takes, and with fewer forward passes than a first round of the
     ascent usually takes it stays at that; a step that has begun is finished. Operator norms, computed once for a
-    network, do not count.
+    network, do not count. `pace` records what the clock decided, or repeats it.
     """
 
     seconds: float = 1.0
     forward_passes: float | None = None
     ratio: float = 0.99
     memory: int = MEMORY
+    pace: Pace | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         budget = self.seconds if self.forward_passes is None else self.forward_passes
@@ -74,9 +76,10 @@ class Auto(Certificate):
             each = self.forward_passes * _forward_seconds(problem.network, problem.x)
             too_little = self.forward_passes < FIRST_ROUND * (problem.network.classes - 1)
         methods: list[str] = []
+        pace = self.pace or Pace()
 
         def work(rest: Rest, reference: Tensor, lipschitz: Tensor, upper: Tensor) -> Tensor:
-            ladder = _Ladder(rest, problem, reference, lipschitz, upper, each * len(reference))
+            ladder = _Ladder(rest, problem, reference, lipschitz, upper, each * len(reference), pace)
             if not too_little:
                 ladder.climb(self.ratio, self.memory)
             methods.extend(ladder.methods)
@@ -100,6 +103,7 @@ class _Ladder:
     best: Tensor
     upper: Tensor
     seconds: float
+    pace: Pace
     methods: list[str] = field(default_factory=list[str])
 
     def __post_init__(self) -> None:
@@ -122,16 +126,16 @@ class _Ladder:
         graph, ball = self.rest.graph, self.problem.within
         entries = sum(value[0].numel() for value in self.rest.values.values())
         tight = Tighten(memory) if entries <= (OWN_BOXES if ball.p == 2 else SMALL) else None
-        if ball.p != 2 and self.left() > 0:
+        if ball.p != 2 and self.pace.decide(self.left() > 0):
 
             def certified(rows: Tensor, reach: Tensor) -> Tensor:
-                if self.left() < 0:
+                if not self.pace.decide(self.left() >= 0):
                     return torch.zeros_like(reach)
                 own = self.reference[rows]
                 return linear_radius(self.rest.take(rows), ball, own, reach, tight is not None, memory)
 
             self.offer(best_reach(certified, self.best, upper=self.upper), "linear")
-        if self.left() <= 0:
+        if not self.pace.decide(self.left() > 0):
             return
         ascent = Ascent(Views(self.rest, ball, tight), self.reference, self.best)
         branches = Branching.possible(graph)
@@ -147,9 +151,9 @@ class _Ladder:
         if not branches:
             self.rise(ascent, LONG, LONG, some)
         self.offer(ascent.proved(), name)
-        if branches and self.left() > some and bool((self.best < ratio * self.upper).any()):
+        if branches and self.pace.decide(self.left() > some) and bool((self.best < ratio * self.upper).any()):
             branching = Branching(ascent, self.best, self.upper)
-            branching.run(seconds=self.left(), ratio=ratio, steps=10, width=256)
+            branching.run(seconds=self.left(), ratio=ratio, steps=10, width=256, pace=self.pace)
             self.offer(branching.lower, "branch and bound")
 
     def rise(self, ascent: Ascent, most: int, last: int, some: float) -> None:
@@ -157,8 +161,9 @@ class _Ladder:
 
         The proof at the end takes about as long as twice these, when all classes climbed.
         """
-        planned = min(last, ascent.done + STEPS * int(self.left() / max(some, 1e-6)))
-        while self.left() > 2 * some and ascent.done < most and bool(ascent.alive.any()):
+        room = max(0, min(last, ascent.done + STEPS * int(self.left() / max(some, 1e-6))))
+        planned = min(last, self.pace.decide(room))
+        while self.pace.decide(self.left() > 2 * some) and ascent.done < most and bool(ascent.alive.any()):
             ascent.climb(STEPS, tolerance=1e-3, upper=self.upper, planned=planned)
 
     def narrow(self, ascent: Ascent, ratio: float, some: float, memory: int) -> bool:
@@ -167,13 +172,13 @@ class _Ladder:
         How long they take is seen at the sample that has come farthest, where most is undecided. What the plain ones
         prove is offered before.
         """
-        if self.left() < 20 * some:  # it takes longer than that wherever it is of use
+        if not self.pace.decide(self.left() >= 20 * some):  # it takes longer than that wherever it is of use
             return False
         views = Views(self.rest, ascent.views.ball, Tighten(memory, NARROW, curved=True))
         first, farthest = time.monotonic(), ascent.aim.argmax()[None]
         views.regions(farthest, ascent.aim[farthest], torch.float32)
         each = time.monotonic() - first
-        if self.left() < 4 * some + PASSES * each * len(self.best):
+        if not self.pace.decide(self.left() >= 4 * some + PASSES * each * len(self.best)):
             return False
         self.offer(ascent.proved(), "quadratic")
         ascent.views, ascent.alive = views, self.best < ratio * self.upper

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -13,6 +13,7 @@ from pertbound.branching import Branching
 from pertbound.certificates.base import Certificate
 from pertbound.certificates.relaxed import MEMORY, relaxed
 from pertbound.errors import InputError
+from pertbound.pace import Pace
 from pertbound.problem import Certified, Problem
 from pertbound.regions import Rest, Tighten, Views
 
@@ -28,7 +29,7 @@ class BranchAndBound(Certificate):
 
     `tighten` as in `LinearRelaxation`. `seconds` is the time for each sample on average: samples that finish early
     leave theirs to the others. `root_steps` of Adam come first, `steps` for each half of a split, `width` domains at a
-    time; `memory` in bytes as everywhere.
+    time; `memory` in bytes as everywhere. `pace` records what the clock decided, or repeats it.
     """
 
     seconds: float = 10.0
@@ -38,6 +39,7 @@ class BranchAndBound(Certificate):
     steps: int = 10
     width: int = 256
     memory: int = MEMORY
+    pace: Pace | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         counts = min(self.root_steps, self.steps, self.width)
@@ -52,13 +54,15 @@ class BranchAndBound(Certificate):
     def certify(self, problem: Problem) -> Certified:
         """The radii of one batch."""
 
+        pace = self.pace or Pace()
+
         def work(rest: Rest, reference: Tensor, lipschitz: Tensor, upper: Tensor) -> Tensor:
             views = Views(rest, problem.within, Tighten(self.memory) if self.tighten else None)
             ascent = Ascent(views, reference, lipschitz)
             ascent.climb(self.root_steps, tolerance=1e-4, upper=upper)
             branching = Branching(ascent, torch.maximum(ascent.proved(), lipschitz), upper)
             seconds = self.seconds * len(reference)
-            branching.run(seconds=seconds, ratio=self.ratio, steps=self.steps, width=self.width)
+            branching.run(seconds=seconds, ratio=self.ratio, steps=self.steps, width=self.width, pace=pace)
             return branching.lower
 
         return relaxed(problem, self.name, self.memory, work)

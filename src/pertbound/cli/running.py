@@ -88,7 +88,7 @@ def _layers(out: Path, work: Work, losses: int | None) -> None:
             within=work.within,
             on_progress=tell,
         )
-    store.write_layers(out, layers)
+    store.write_layers(out, layers | {"asked": number} if layers else {})
 
 
 def _counting(work: Work, tell: OnProgress) -> Any:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import platform
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import datetime, timezone
-from importlib import metadata
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pertbound.experiments.machine import machine, versions
 from pertbound.experiments.work import Work
 from pertbound.graph import Graph
 from pertbound.layers import Layer
@@ -54,11 +53,8 @@ def about_run(
             "source": data.source,
         },
         "options": dict(options) | {"batch_size": work.batch_size},
-        "versions": {
-            "pertbound": metadata.version("pertbound"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": versions(),
+        "machine": machine(),
         "guarantee": str(Guarantee(within.norm_name, within.domain)),
         "norm": within.norm_name,
         "shards": work.shards,
@@ -67,47 +63,37 @@ def about_run(
 
 
 def weights_sha256(network: Graph) -> str:
-    """A hash of the graph's structure and weights: equal for equal classifiers read the same way."""
+    """A hash of the graph: all layers with all of their fields, what reads what, and the precision.
+
+    Equal for equal classifiers read the same way; different where any field of any layer differs, so that no two
+    different classifiers share one. Raises `TypeError` for a field of a kind that is not known here, which is never
+    left out.
+    """
     digest = hashlib.sha256()
+
+    def put(*parts: object) -> None:
+        for part in parts:
+            text = part if isinstance(part, bytes) else repr(part).encode()
+            digest.update(len(text).to_bytes(8, "little") + text)  # with lengths nothing can run into its neighbour
+
+    put(tuple(network.input_shape), str(network.dtype), network.rounded)
     for node in network.nodes:
-        digest.update(f"{type(node.layer).__name__}{node.inputs}{node.name}".encode())
+        put(node.name, tuple(node.inputs), type(node.layer).__name__)
         for name, value in _fields(node.layer):
-            if isinstance(value, Tensor):
-                digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
-                digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-            elif name in _PLAIN_FIELDS:
-                digest.update(f"{name}{value}".encode())
+            put(name, *_hashed(value))
     return digest.hexdigest()
 
 
-_PLAIN_FIELDS = {
-    "stride",
-    "padding",
-    "dilation",
-    "groups",
-    "window",
-    "slope",
-    "beta",
-    "threshold",
-    "p",
-    "shape",
-    "dim",
-    "input_shape",
-    "ceil_mode",
-    "count_include_pad",
-    "divisor",
-    "low",
-    "high",
-    "alpha",
-    "scale",
-    "width",
-    "eps",
-    "centred",
-    "size",
-    "k",
-    "bounds",
-    "output_padding",
-}
+def _hashed(value: object) -> tuple[object, ...]:
+    """A field's value as what is hashed: its kind and its content."""
+    if isinstance(value, Tensor):
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        return str(value.dtype), tuple(value.shape), flat.view(torch.uint8).numpy().tobytes()
+    if isinstance(value, tuple):
+        return ("tuple", len(value), *(part for each in value for part in _hashed(each)))
+    if value is None or type(value) in (bool, int, float, str):
+        return type(value).__name__, value
+    raise TypeError(f"a layer's field holds {type(value).__name__}, which has no place in a hash: {value!r:.80}")
 
 
 def _fields(layer: Layer) -> list[tuple[str, Any]]:

@@ -16,16 +16,19 @@ from torch import Tensor
 from pertbound import records
 from pertbound.attacks import Attack
 from pertbound.bracket import Bracket, bracket
-from pertbound.certificates import Certificate, Estimator
+from pertbound.certificates import Auto, BranchAndBound, Certificate, Estimator
 from pertbound.data import DataSet
 from pertbound.errors import ContradictionError, InputError
 from pertbound.graph import Graph
+from pertbound.pace import Pace
 from pertbound.problem import Certified, Estimate, Guarantee, Problem, Witness, require_agreement
 from pertbound.push import Push
 from pertbound.records import Run, Shard, Witnesses
 from pertbound.sets import Ball
 
 Method = Certificate | Estimator | Attack
+PaceOf = Callable[[str], Pace]
+"""From a method's name to what decides in the clock's place, or records what the clock decides."""
 
 L2 = Ball()
 """Perturbations measured in L2, anywhere."""
@@ -91,33 +94,45 @@ class Work:
     def __call__(self, index: int) -> Shard:
         """The answers about the samples of a shard."""
         samples = self.samples(index)
-        problem = self.problem(samples)
-        if self.closing is not None or any(isinstance(method, Certificate) for method in self.methods):
-            self._norms()
         tables: list[pa.Table] = []
         witnesses: list[dict[str, np.ndarray]] = []
-        start = samples.start
-        for batch in problem.batches(self.batch_size):
-            rows = slice(start, start + len(batch.x))
-            positions = self.data.positions[rows].numpy()
-            true = None if self.data.labels is None else self.data.labels[rows]
-            done = self.done + start - samples.start
-            asked = self._closed if self.closing is not None else self._asked
-            try:
-                found, seen = asked(batch, positions, true, done)
-            except ContradictionError as error:
-                raise error.at(int(positions[error.sample])) from None
-            tables.extend(found)
-            if seen and start < self.keep_witnesses:
-                witnesses += _nearest(batch, positions, seen, self.keep_witnesses - start)
-            start = rows.stop
-        self.done += len(samples)
+        decisions: dict[str, dict[str, Any]] = {}
+        for batch in self.batches(samples):
+            paces: dict[str, Pace] = {}
+            found, seen = self.batch(batch, lambda name, paces=paces: paces.setdefault(name, Pace()))
+            tables.append(found)
+            witnesses += [seen] if seen else []
+            if paces:
+                decisions[str(batch.start - samples.start)] = {name: pace.coded() for name, pace in paces.items()}
+            self.done += len(batch)
         self._tell(self.methods[-1].name if self.methods else "bracket", self.done)
         made: dict[str, Any] = {"device": str(self.network.device), "threads": torch.get_num_threads()}
         if self._once:
             made["once"], self._once = self._once, 0.0
+        if decisions:
+            made["decisions"] = decisions
         kept = Witnesses(witnesses)
         return Shard(pa.concat_tables(tables), {name: kept[name] for name in kept}, made)
+
+    def batches(self, samples: range) -> list[range]:
+        """Those of a shard, as they are computed at once."""
+        size = self.batch_size
+        return [samples[start : start + size] for start in range(0, len(samples), size)]
+
+    def batch(self, samples: range, pace_of: PaceOf) -> tuple[pa.Table, dict[str, np.ndarray]]:
+        """The rows of samples that are computed at once, and the nearest witness of each as in `records.Witnesses`."""
+        if self.closing is not None or any(isinstance(method, Certificate) for method in self.methods):
+            self._norms()
+        problem, rows = self.problem(samples), slice(samples.start, samples.stop)
+        positions = self.data.positions[rows].numpy()
+        true = None if self.data.labels is None else self.data.labels[rows]
+        asked = self._closed if self.closing is not None else self._asked
+        try:
+            tables, seen = asked(problem, positions, true, pace_of)
+        except ContradictionError as error:
+            raise error.at(int(positions[error.sample])) from None
+        room = self.keep_witnesses - samples.start
+        return pa.concat_tables(tables), _nearest(problem, positions, seen, room) if seen and room > 0 else {}
 
     def _norms(self) -> None:
         """Operator norms, which are computed once."""
@@ -128,14 +143,16 @@ class Work:
         self._once += seconds if seconds > 1e-3 else 0.0
 
     def _asked(
-        self, batch: Problem, positions: np.ndarray, true: Tensor | None, done: int
+        self, batch: Problem, positions: np.ndarray, true: Tensor | None, pace_of: PaceOf
     ) -> tuple[list[pa.Table], list[Witness]]:
         """The rows of every method, one after the other, and the attacks' witnesses."""
         tables: list[pa.Table] = []
         witnesses: list[Witness] = []
         certified: list[Certified] = []
         for method in self.methods:
-            self._tell(method.name, done)
+            self._tell(method.name, self.done)
+            if isinstance(method, Auto | BranchAndBound):
+                method = replace(method, pace=pace_of(method.name))
             start = time.perf_counter()
             result = _ask(method, batch)
             if isinstance(result, Witness):
@@ -150,17 +167,17 @@ class Work:
         return tables, witnesses
 
     def _closed(
-        self, batch: Problem, positions: np.ndarray, true: Tensor | None, done: int
+        self, batch: Problem, positions: np.ndarray, true: Tensor | None, pace_of: PaceOf
     ) -> tuple[list[pa.Table], list[Witness]]:
         """Two rows for each sample, from brackets under a budget."""
         assert self.closing is not None
-        budget, ratio = self.closing
+        (budget, ratio), done = self.closing, self.done
 
         def see(now: Bracket) -> None:
             closed = int((now.lower >= ratio * now.upper).sum())
             self._tell(f"{closed} of {len(now.lower)} closed", done + closed)
 
-        options: dict[str, Any] = {"within": self.within, "batch_size": self.batch_size}
+        options: dict[str, Any] = {"within": self.within, "batch_size": self.batch_size, "pace": pace_of("bracket")}
         found = bracket(self.network, batch.x, batch.labels, budget=budget, ratio=ratio, on_step=see, **options)
         with torch.no_grad():
             predicted = self.network.run(batch.x).argmax(1)
@@ -191,24 +208,22 @@ def collect(work: Work, about: dict[str, Any]) -> Run:
 
 def _nearest(
     problem: Problem, positions: np.ndarray, witnesses: Sequence[Witness], room: float
-) -> list[dict[str, np.ndarray]]:
+) -> dict[str, np.ndarray]:
     """The nearest witness of each of the first `room` samples that has one, as the arrays of `records.Witnesses`."""
     sizes, nearest = torch.stack([witness.distance for witness in witnesses]).min(0)
     chosen = torch.isfinite(sizes).nonzero().flatten()
     chosen = chosen[chosen < room]
     if not len(chosen):
-        return []
+        return {}
     kept = torch.stack([witnesses[int(nearest[i])].adversarial[i] for i in chosen.tolist()])
     with torch.no_grad():
         classes = problem.network.run(kept).argmax(1)
-    return [
-        {
-            "sample": positions[chosen.cpu().numpy()],
-            "original": problem.x[chosen].cpu().numpy(),
-            "adversarial": kept.cpu().numpy(),
-            "new_class": classes.cpu().numpy(),
-        }
-    ]
+    return {
+        "sample": positions[chosen.cpu().numpy()],
+        "original": problem.x[chosen].cpu().numpy(),
+        "adversarial": kept.cpu().numpy(),
+        "new_class": classes.cpu().numpy(),
+    }
 
 
 def _closed_rows(

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import clocks
+
 torch.set_num_threads(1)  # workers share the cores; more threads than cores only wait for each other
 
 
@@ -21,6 +23,12 @@ def data_root() -> Path:
         if (folder / "mnist").is_dir():
             return folder
     pytest.skip(f"no data sets: PERTBOUND_DATA is unset and none of {[str(c) for c in candidates]} holds mnist/")
+
+
+@pytest.fixture(autouse=True)
+def processor_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Budgets of time in the library are processor seconds, so that they buy as much on a busy machine."""
+    clocks.install(monkeypatch, clocks.Processor())
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from clocks import ticking
 from contracts.certificates import KINDS, Question, check_domains, question
 from contracts.graphs import Builder, residual
 from oracles.milp import smallest_perturbation
@@ -117,13 +117,16 @@ def test_more_than_its_root() -> None:
     assert bool((share >= root - 1e-3).all())
 
 
-def test_what_it_cannot_branch_on_keeps_its_relaxation(generator: torch.Generator) -> None:
+def test_what_it_cannot_branch_on_keeps_its_relaxation(
+    generator: torch.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Smooth networks: what the root gives, at once; max pooling between ReLUs: sound, and better than the root."""
     smooth = random_smooth_graph(generator, (3, 6, 6, 3))
     x = torch.randn(2, 3, generator=generator)
-    start = time.monotonic()
-    found = certify(smooth, x, BranchAndBound(seconds=60.0)).radius
-    assert time.monotonic() - start < 20.0
+    with monkeypatch.context() as patch:
+        clock = ticking(patch, 1.0)
+        found = certify(smooth, x, BranchAndBound(seconds=60.0)).radius
+    assert clock.seconds <= 2.0, "nothing is to be split"
     assert bool((found > 0).all())
     asked = question("max pooling", 2.0)
     share = asked.demand_below(BranchAndBound(seconds=1.0))
@@ -245,14 +248,13 @@ def test_two_activations_may_read_the_same_values(generator: torch.Generator) ->
 # --- when it stops ----------------------------------------------------------------------------------------------------
 
 
-def test_it_stops_where_nothing_is_left_to_know(generator: torch.Generator) -> None:
+def test_it_stops_where_nothing_is_left_to_know(monkeypatch: pytest.MonkeyPatch) -> None:
     """`upper` at the exact distance: done with `ratio` of it, sooner than without, far sooner than the time allows."""
     asked = question("two layers", 2.0)
-    start = time.monotonic()
+    clock = ticking(monkeypatch, 0.1)
     share = asked.demand_below(BranchAndBound(seconds=60.0, ratio=0.9), upper=asked.exact)
-    first = time.monotonic() - start
     assert bool((share >= 0.9).all())
-    assert first < 20.0
+    assert clock.seconds < 20.0
     loose = asked.demand_below(BranchAndBound(seconds=60.0, ratio=0.5), upper=asked.exact)
     assert bool((loose >= 0.5).all())
     rest = Rest.of(asked.graph, asked.x)
@@ -264,22 +266,22 @@ def test_it_stops_where_nothing_is_left_to_know(generator: torch.Generator) -> N
 
 
 @pytest.mark.parametrize("seconds", [1e-9, 0.01, 0.1])
-def test_interrupted_it_is_sound(seconds: float) -> None:
+def test_interrupted_it_is_sound(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """However little time there is: at least what the root proved, and sound; the overrun is one step."""
     asked = question("three layers", 2.0, samples=2)
-    start = time.monotonic()
+    clock = ticking(monkeypatch, 0.005)
     share = asked.demand_below(BranchAndBound(seconds=seconds, root_steps=20))
-    assert time.monotonic() - start < 10.0
+    assert clock.seconds <= 2 * seconds + 4 * clock.tick, "the time is for two samples"
     root = asked.demand_below(QuadraticRelaxation(steps=20, tolerance=1e-4, tighten=True))
     assert bool((share >= 0.999 * root).all()), f"{share.tolist()} after a root of {root.tolist()}"
 
 
-def test_time_is_for_each_sample_on_average() -> None:
+def test_time_is_for_each_sample_on_average(monkeypatch: pytest.MonkeyPatch) -> None:
     """A class that nothing changes spends what the others leave, and not more; its radius stays a number."""
     graph, x = _unchangeable()
-    start = time.monotonic()
+    clock = ticking(monkeypatch, 0.01)
     radius = certify(graph, x, BranchAndBound(seconds=0.3, root_steps=10)).radius
-    assert time.monotonic() - start < 6.0
+    assert clock.seconds <= 2 * 0.3 + 4 * clock.tick
     assert bool((radius > 0).all())
     assert bool((radius <= LARGEST).all())
 

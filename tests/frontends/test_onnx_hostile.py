@@ -6,7 +6,6 @@ import gzip
 import os
 import random
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
@@ -19,12 +18,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import pertbound as pb
+from clocks import processor_seconds
 from oracles.mutations import mutated_bytes, mutated_fields
 from oracles.onnx_models import convnet, mlp, model, node, rearranged, weights, written
 from pertbound.frontends import files
 
-SECONDS = 10.0
-"""No file may take longer, however loaded the machine is."""
+SECONDS = 30.0
+"""Of the processor; no file may take longer. They take about five at most."""
 
 
 @pytest.fixture
@@ -43,11 +43,9 @@ def opened(tmp_path: Path) -> Iterator[set[str]]:
 
 
 def refused(path: Path, message: str, kind: type[pb.PertboundError] = pb.ModelFileError) -> None:
-    begun = time.monotonic()
-    with pytest.raises(kind, match=message) as caught:
+    with processor_seconds(SECONDS), pytest.raises(kind, match=message) as caught:
         pb.from_onnx(path)
     assert type(caught.value) is kind
-    assert time.monotonic() - begun < SECONDS
     assert all(32 <= ord(letter) < 127 for letter in str(caught.value)), "a terminal would obey this"
 
 
@@ -231,10 +229,8 @@ LARGE: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
 def test_small_files_that_ask_for_all_memory_or_time(name: str, tmp_path: Path) -> None:
     make, message = LARGE[name]
     path = written(make(), tmp_path)
-    begun = time.monotonic()
-    with pytest.raises(pb.ConversionError, match=message):
+    with processor_seconds(SECONDS), pytest.raises(pb.ConversionError, match=message):
         pb.from_onnx(path)
-    assert time.monotonic() - begun < SECONDS
 
 
 def test_nested_messages_end(tmp_path: Path) -> None:
@@ -248,10 +244,8 @@ def test_nested_messages_end(tmp_path: Path) -> None:
                     size, rest = size + bytes([rest % 128 + 128]), rest // 128
                 data = bytes([field * 8 + 2]) + size + bytes([rest]) + data
         (tmp_path / "net.onnx").write_bytes(b":" + data[1:])
-        begun = time.monotonic()
-        with pytest.raises(pb.PertboundError):
+        with processor_seconds(SECONDS), pytest.raises(pb.PertboundError):
             pb.from_onnx(tmp_path / "net.onnx")
-        assert time.monotonic() - begun < SECONDS
 
 
 def test_names_that_are_no_text_or_that_a_terminal_obeys(tmp_path: Path) -> None:
@@ -273,15 +267,15 @@ def _fuzzed(seeds: range, folder: Path) -> Counter[str]:
         source, path = dice.choice(sources), folder / "net.onnx"
         by_bytes = dice.random() < 0.35
         path.write_bytes(mutated_bytes(source.SerializeToString(), dice) if by_bytes else mutated_fields(source, dice))
-        begun, kind, said = time.monotonic(), "loaded", str(path)
-        try:
-            pb.from_onnx(path)
-        except pb.PertboundError as error:
-            kind, said = type(error).__name__, str(error)
+        kind, said = "loaded", str(path)
+        with processor_seconds(SECONDS):
+            try:
+                pb.from_onnx(path)
+            except pb.PertboundError as error:
+                kind, said = type(error).__name__, str(error)
         found[kind] += 1
         assert str(path) in said, seed
         assert all(32 <= ord(letter) < 127 for letter in said), seed
-        assert time.monotonic() - begun < SECONDS, seed
     return found
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from clocks import now
 from oracles.crown import crown, dense_layers
 from oracles.milp import smallest_perturbation
 from oracles.networks import random_conv_graph, random_relu_graph, random_smooth_graph
@@ -125,7 +125,7 @@ def answers(
         if isinstance(search, Branches) and search.begin(tighten=True):
             answer: bool | None = True
         else:
-            got = search.run(time.monotonic() + seconds)
+            got = search.run(now() + seconds)
             answer = False if isinstance(got, Counterexample) else True if got else None
         assert answer in (None, math.isinf(exact)), trial
         found.append(answer)
@@ -150,7 +150,7 @@ def test_branching_on_networks_with_nothing_to_split(generator: torch.Generator)
         search = Branches(network, question(network, asked(network, x, size * torch.ones(1, 6), label)))
         if search.begin(tighten=True):
             proved["begin"] += 1
-        elif search.run(time.monotonic() + 20.0) is True:
+        elif search.run(now() + 20.0) is True:
             proved["run"] += 1
     assert proved["begin"] >= 1
     assert proved["run"] >= 1

@@ -106,7 +106,7 @@ class LocalResponse(Layer):
 
     def _steepest(self, largest: Tensor) -> Tensor:
         """The bound on the Jacobian's norm where sqrt(S_i) <= largest."""
-        sums = self._share * largest * largest
+        sums = self._share * largest * largest if self._share else torch.zeros_like(largest)
         tau = torch.where(torch.isinf(sums), 1.0, sums / (self.k + sums)).clamp_max(1 / (1 + self.beta))
         m = tau * (1 - tau).pow(self.beta)
         if self.size == 1:
@@ -166,7 +166,8 @@ class LocalResponse(Layer):
         upper, lower = self._upper(low, high, small, large), -self._upper(-high, -low, small, large)
         q = reserve(math.ceil((self.beta + 1) * (self.size + 32)) + 2000, low.dtype)
         found = outward(lower, upper, q * lower.abs() + 4 * info.tiny, q * upper.abs() + 4 * info.tiny)
-        first, last = (low * self._most).clamp(-self._cap, 0.0), (high * self._most).clamp(0.0, self._cap)
+        cap = self._cap if self._cap < info.max else math.inf
+        first, last = (low * self._most).clamp(-cap, 0.0), (high * self._most).clamp(0.0, cap)
         plain = outward(first, last, 1e-5 * first.abs(), 1e-5 * last)
         lower = torch.where(huge, plain.lower, found.lower).masked_fill(bad, math.nan)
         return Box(lower, torch.where(huge, plain.upper, found.upper).masked_fill(bad, math.nan))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import takewhile
 from typing import Any, final
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from pertbound.errors import InputError
 from pertbound.graph import INPUT, Graph, Node
 from pertbound.layers import Diagonal
+from pertbound.rational import nearest
 
 NAME = "preprocessing"
 """What the layer is called in the graph, where nothing else is."""
@@ -71,9 +73,9 @@ class Preprocessing:
     def apply(self, network: Graph) -> Graph:
         """The classifier of raw inputs: this first, then `network`; `network` itself where nothing is done.
 
-        The layer is a `Diagonal`: x times 1 / (scale std), minus mean / std, both numbers computed in float64 and
-        rounded once to the network's dtype. So certificates, attacks and boxes are about raw inputs, and the layer's
-        norm, its rounding and its bounds are part of what is proven. A model that witnesses are run through
+        The layer is a `Diagonal`: x times 1 / (scale std), minus mean / std, both float64 numbers next to what is exact
+        for the declared float64 numbers. So certificates, attacks and boxes are about raw inputs, and the layer's norm,
+        its rounding and its bounds are part of what is proven. A model that witnesses are run through
         (`Graph.original`) gets what the formula gives, computed as it stands.
 
         Raises `InputError` when the numbers do not fit the input's shape, or overflow in the network's dtype.
@@ -82,9 +84,10 @@ class Preprocessing:
             return network
         shape, exact = network.input_shape, torch.zeros(1, dtype=torch.float64, device=network.device)
         mean, std = self._over(shape, exact)
-        factor = (1 / (self.scale * std)).to(network.dtype)
-        shift = (-mean / std).to(network.dtype)
-        if not (bool(torch.isfinite(factor).all()) and bool((factor > 0).all()) and bool(torch.isfinite(shift).all())):
+        factor = _nearest(lambda _, s: 1 / (Fraction(self.scale) * s), mean, std)
+        shift = _nearest(lambda m, s: -m / s, mean, std)
+        computed = [part.to(network.dtype) for part in (factor, shift)]
+        if not (all(bool(torch.isfinite(part).all()) for part in computed) and bool((computed[0] > 0).all())):
             raise InputError(
                 f"{self.words()} overflows or underflows in {network.dtype}, in which the network computes"
             )
@@ -140,6 +143,14 @@ def declared(network: Graph) -> str:
     """The words of the preprocessing that a graph begins with, the first first; empty where none was declared."""
     places = (node.where for node in takewhile(lambda node: node.where.startswith(_DECLARED), network.nodes))
     return ", then ".join(place.removeprefix(_DECLARED) for place in places)
+
+
+def _nearest(formula: Callable[[Fraction, Fraction], Fraction], mean: Tensor, std: Tensor) -> Tensor:
+    """The float64 numbers next to those of an exact formula of mean and std, broadcast over each other."""
+    mean, std = torch.broadcast_tensors(mean, std)
+    pairs = zip(mean.flatten().tolist(), std.flatten().tolist(), strict=True)
+    found = [nearest(formula(Fraction(m), Fraction(s))) for m, s in pairs]
+    return torch.tensor(found, dtype=torch.float64, device=mean.device).reshape(mean.shape)
 
 
 def _numbers(name: str, value: Any) -> tuple[float, ...]:

@@ -251,33 +251,33 @@ class Push:
     def _operator_norm(self, chain: Chain) -> float | None:
         """The operator norm of the product; None when it cannot be had better than factor by factor."""
         if chain not in self._norms:
-            self._norms[chain] = self._compute_norm(self._fold(chain))
+            self._norms[chain] = self._compute_norm(layers := self._fold(chain), len(layers) < len(chain))
         return self._norms[chain]
 
-    def _compute_norm(self, layers: tuple[Linear, ...]) -> float | None:
+    def _compute_norm(self, layers: tuple[Linear, ...], folded: bool) -> float | None:
         while len(layers) > 1 and layers[0].terms == 0:  # an isometry at either end changes nothing
             layers = layers[1:]
         while len(layers) > 1 and layers[-1].terms == 0:
             layers = layers[:-1]
         if len(layers) == 1:
-            return layers[0].norm_upper
+            return layers[0].norm_upper + (_product_error(layers) if folded else 0.0)
         matrix = matrix_of(layers)
         return None if matrix is None else spectral_norm_upper(matrix) + _product_error(layers)
 
     def _pair_norm(self, chain: Chain) -> Tensor | None:
         """norm(row_c - row_j) of the product's matrix for all classes c, j: (classes, classes)."""
         if chain not in self._pairs:
-            self._pairs[chain] = self._compute_pairs(self._fold(chain))
+            self._pairs[chain] = self._compute_pairs(layers := self._fold(chain), len(layers) < len(chain))
         return self._pairs[chain]
 
-    def _compute_pairs(self, layers: tuple[Linear, ...]) -> Tensor | None:
+    def _compute_pairs(self, layers: tuple[Linear, ...], folded: bool) -> Tensor | None:
         if not layers:
             identity = torch.eye(self.graph.classes, dtype=torch.float64, device=self.graph.device)
             return pair_distances_upper(identity)
         matrix = matrix_of(layers)
         if matrix is None:
             return None
-        return pair_distances_upper(matrix) + (2 * _product_error(layers) if len(layers) > 1 else 0.0)
+        return pair_distances_upper(matrix) + (2 * _product_error(layers) if folded or len(layers) > 1 else 0.0)
 
     def _fold(self, chain: Chain) -> tuple[Linear, ...]:
         """The layers of a chain, each diagonal folded into the dense or convolutional layer it follows."""
@@ -295,7 +295,10 @@ class Push:
 
 
 def _product_error(layers: tuple[Linear, ...]) -> float:
-    """How far, in norm, the product of the layers' matrices computed in float64 can be from the exact one."""
+    """How far, in norm, the product of the layers' matrices computed in float64 can be from the exact one.
+
+    What the entries of diagonals were rounded by, also of folded ones, and their products, count as two terms each.
+    """
     terms = sum(layer.terms + 2 for layer in layers)
     return gamma(2 * terms) * math.prod(layer.absolute_norm_upper for layer in layers)
 

@@ -94,12 +94,13 @@ def arithmetic(c: Converter, call: Call, a: Arguments) -> Value:
         operator, left, right = "sub", right, left
     if operator == "neg":
         operator = "mul"
-    alpha = float(a.get("alpha", 1))
+    alpha = float(a.get("alpha", 1))  # constants are multiplied and inverted in float64, by one operation each
     if isinstance(left, Value) and isinstance(right, Value):
         return _of_two(c, call, operator, alpha, left, right)
     value, constant = (left, right) if isinstance(left, Value) else (right, left)
     if isinstance(constant, BatchConstant):
         constant = constant.tensor
+    constant = constant.to(torch.float64) if isinstance(constant, Tensor) else constant
     if not isinstance(value, Value) or not isinstance(constant, Tensor | int | float):
         raise UnsupportedLayerError(f"{call.target}{place(call)}: operands must be values and stored constants")
     reverse = value is right
@@ -114,8 +115,7 @@ def arithmetic(c: Converter, call: Call, a: Arguments) -> Value:
         raise UnsupportedLayerError(f"{call.target}{place(call)}: a constant over a value has no bound here")
     if isinstance(constant, int | float) and constant == 0:
         raise UnsupportedLayerError(f"{call.target}{place(call)} divides by 0")
-    inverse = 1.0 / constant if isinstance(constant, int | float) else constant
-    return affine(c, call, value, inverse.reciprocal() if isinstance(inverse, Tensor) else inverse, 0.0)
+    return affine(c, call, value, 1.0 / constant, 0.0)
 
 
 def _of_two(c: Converter, call: Call, operator: str, alpha: float, left: Value, right: Value) -> Value:
@@ -173,8 +173,11 @@ def gated(c: Converter, call: Call, a: Arguments) -> Value:
 
 
 def affine(c: Converter, call: Call, value: Value, scale: Any, shift: Any) -> Value:
-    """A node for scale * value + shift, whose constants broadcast over the sample, not over the batch."""
-    scale, shift = (torch.as_tensor(v, dtype=c.dtype) for v in (scale, shift))
+    """A node for scale * value + shift, whose constants broadcast over the sample, not over the batch.
+
+    Constants are exact, or float64 within one rounding of what is meant (`Diagonal`).
+    """
+    scale, shift = (torch.as_tensor(v, dtype=torch.float64) for v in (scale, shift))
     for constant in (scale, shift):
         extra = constant.dim() - len(value.shape)
         if extra > 1 or (extra == 1 and constant.shape[0] != 1):

@@ -197,7 +197,7 @@ def pad(c: Converter, call: Call, a: Arguments) -> Value:
         return found
     _, index = c.views[found.node]
     assert index is not None, "padding is no reshape"
-    shift = torch.where(index < 0, number, 0.0).to(_device(c), c.dtype)
+    shift = torch.zeros(index.shape, dtype=torch.float64).masked_fill(index < 0, number).to(_device(c))
     return c.add(call, Diagonal(found.shape, torch.ones_like(shift), shift), found)
 
 
@@ -289,7 +289,7 @@ def join(c: Converter, call: Call, parts: Sequence[Any], dim: int) -> Value:
     if len(values) == len(parts):
         return found
     constants = [v.tensor[0] if isinstance(v, BatchConstant) else torch.zeros(v.shape) for v in parts]
-    shift = torch.cat([v.to(_device(c), c.dtype) for v in constants], dim - 1)
+    shift = torch.cat([v.to(_device(c), torch.float64) for v in constants], dim - 1)
     if not bool(shift.any()):
         return found
     return c.add(call, Diagonal(found.shape, torch.ones_like(shift), shift), found)

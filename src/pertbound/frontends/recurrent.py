@@ -29,6 +29,7 @@ from pertbound.frontends.program import Call
 from pertbound.frontends.ranges import Range
 from pertbound.frontends.rearranging import join, numbered, reshaped, select
 from pertbound.layers import Add, Dense, ReLU, Sigmoid, Tanh
+from pertbound.rational import affine_constants
 
 State = Value | Tensor
 """A state that depends on the input, or a constant of the state's shape."""
@@ -52,8 +53,7 @@ class _Weights:
 def _dense(c: Converter, call: Call, value: State, weight: Tensor, bias: Tensor | None) -> State:
     """W v + b; a constant where v is one."""
     if isinstance(value, Tensor):
-        found = weight @ value.to(weight)
-        return found if bias is None else found + bias
+        return affine_constants(weight, value, () if bias is None else (bias,))
     return c.add(call, Dense(value.shape, weight.contiguous(), bias), value)
 
 
@@ -82,12 +82,10 @@ def _product(c: Converter, call: Call, left: State, right: State) -> State:
 def _gate(c: Converter, call: Call, weights: _Weights, number: int, x: Value, h: State) -> Value:
     """W_i x + W_h h + b of one gate: one dense layer over x and h side by side."""
     of_input, of_state, biases = weights.gate(number)
-    bias = biases[0] + biases[1] if biases else None
     if isinstance(h, Tensor):
-        constant = of_state @ h.to(of_state)
-        bias = constant if bias is None else bias + constant
-        found = _dense(c, call, x, of_input, bias)
+        found = _dense(c, call, x, of_input, affine_constants(of_state, h, biases))
     else:
+        bias = biases[0].to(torch.float64) + biases[1].to(torch.float64) if biases else None
         found = _dense(c, call, join(c, call, [x, h], 1), torch.cat([of_input, of_state], 1), bias)
     assert isinstance(found, Value)
     return found

@@ -120,7 +120,7 @@ def clamp(c: Converter, call: Call, a: Arguments) -> Value:
 
 def clipped(c: Converter, call: Call, source: Value, low: Any, high: Any) -> Value:
     """min(max(x, low), high); ends that are None are none."""
-    low, high = (_one_number(c, end) for end in (low, high))
+    low, high = (_one_number(end) for end in (low, high))
     numbers = [end for end in (low, high) if isinstance(end, float)]
     if any(math.isnan(end) for end in numbers):
         raise UnsupportedLayerError(f"{call.target}{place(call)} clips to NaN")
@@ -136,11 +136,11 @@ def clipped(c: Converter, call: Call, source: Value, low: Any, high: Any) -> Val
     return found if high is None else of_two(c, call, found, high, largest=False)
 
 
-def _one_number(c: Converter, end: Any) -> Any:
-    """A number as the program's dtype holds it; tensors of one entry as well."""
+def _one_number(end: Any) -> Any:
+    """A number, tensors of one entry as well."""
     if isinstance(end, Tensor) and end.numel() == 1:
         end = end.item()
-    return float(torch.tensor(end, dtype=c.dtype)) if isinstance(end, int | float) else end
+    return float(end) if isinstance(end, int | float) else end
 
 
 def sort(c: Converter, call: Call, a: Arguments) -> list[Any]:
@@ -194,18 +194,19 @@ def adaptive_average(c: Converter, call: Call, a: Arguments) -> Value:
     for dim, (n, t) in enumerate(zip(spatial, sizes, strict=True), start=1):
         if n != t:
             last = numbered(source.shape).movedim(dim, -1)
-            means = c.add(call, Dense(tuple(last.shape), _means(c, n, t), None), select(c, call, source, last))
+            members = _members(c, n, t)
+            sums = c.add(call, Dense(tuple(last.shape), members, None), select(c, call, source, last))
+            means = affine(c, call, sums, 1.0 / members.to(torch.float64).sum(1), 0.0)
             back = numbered(means.shape).movedim(-1, dim)
             source = select(c, call, means, back)
     return source
 
 
-def _means(c: Converter, n: int, t: int) -> Tensor:
-    """(t, n): row i averages the entries from floor(i n / t) to ceil((i + 1) n / t)."""
+def _members(c: Converter, n: int, t: int) -> Tensor:
+    """(t, n): 1 in row i for the entries from floor(i n / t) to ceil((i + 1) n / t)."""
     found = torch.zeros(t, n, dtype=c.dtype)
     for i in range(t):
-        first, last = i * n // t, -(-(i + 1) * n // t)
-        found[i, first:last] = 1.0 / (last - first)
+        found[i, i * n // t : -(-(i + 1) * n // t)] = 1.0
     device = next((v.device for v in c.values.values() if isinstance(v, Tensor)), torch.device("cpu"))
     return found.to(device)
 

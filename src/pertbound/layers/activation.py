@@ -91,7 +91,7 @@ class Activation(Layer):
             inside = (box.lower <= last) & (box.upper >= first)
             lower, upper = torch.minimum(a - a_off, b - b_off), torch.maximum(a + a_off, b + b_off)
             found = outward(torch.where(inside, -math.inf, lower), upper, 0 * a_off, 0 * b_off)
-        least, most = (_outside(end, box.lower.dtype, side) for end, side in zip(self.image, (-1, 1), strict=True))
+        least, most = (outside(end, box.lower.dtype, side) for end, side in zip(self.image, (-1, 1), strict=True))
         return Box(
             torch.where(bad_lower, math.nan, found.lower.clamp(least, most)),
             torch.where(bad_upper, math.nan, found.upper.clamp(least, most)),
@@ -178,7 +178,7 @@ class Activation(Layer):
         return unless_overflow(8 * unit * size + 8 * TINY32 * math.sqrt(entries), size, unit)
 
 
-def _outside(end: float, dtype: torch.dtype, side: int) -> float:
+def outside(end: float, dtype: torch.dtype, side: int) -> float:
     """The nearest number of the dtype that is not on the wrong side of `end`."""
     near = torch.tensor(end, dtype=dtype, device="cpu")
     wrong = (float(near) - end) * side < 0

@@ -9,7 +9,9 @@ from typing import final
 import torch
 from torch import Tensor
 
+from pertbound.layers.activation import outside
 from pertbound.layers.piecewise import Piece, Pieces
+from pertbound.numerics import UNIT32
 from pertbound.sets import Box
 
 
@@ -47,16 +49,28 @@ class Clip(Pieces):
 
     @property
     def rounds(self) -> bool:
-        """Exact, for ends that the dtype can hold: the frontends make them such."""
-        return False
+        """Exact, but for ends that float32 cannot hold."""
+        return self._off(torch.float32) > 0.0
+
+    def _off(self, dtype: torch.dtype) -> float:
+        """How far the dtype rounds the ends, at most."""
+        ends = [end for end in (self.low, self.high) if math.isfinite(end)]
+        return max(abs(float(torch.tensor(end, dtype=dtype, device="cpu")) - end) for end in ends)
+
+    def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
+        """What the ends are rounded by, for each entry."""
+        off = self._off(torch.float32) * (1 + 1e-12) if unit == UNIT32 else 0.0
+        return torch.full_like(norms[0], off * math.sqrt(math.prod(self.input_shape)))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """min(max(z, low), high)."""
         return inputs[0].clamp(self.low, self.high)
 
     def interval(self, *boxes: Box) -> Box:
-        """Of an increasing function: its values at the ends; exact."""
-        return Box(self.forward(boxes[0].lower), self.forward(boxes[0].upper))
+        """Of an increasing function: its values at the ends; exact, for ends rounded outwards."""
+        (box,) = boxes
+        (a, b), (c, d) = ([outside(end, box.lower.dtype, side) for end in (self.low, self.high)] for side in (-1, 1))
+        return Box(box.lower.clamp(a, b), box.upper.clamp(c, d))
 
     def pieces(self, like: Tensor) -> tuple[Piece, ...]:
         """high, z, low."""

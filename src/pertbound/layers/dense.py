@@ -18,7 +18,7 @@ from pertbound.numerics import frobenius_norm_upper, row_norms_upper, spectral_n
 @final
 @dataclass(frozen=True, eq=False)
 class Dense(Linear):
-    """y = x W^T + b over the last dimension; W is (out, in), b is (out,) or None.
+    """y = x W^T + b over the last dimension; W is (out, in), b is (out,) or None, float64 where it was computed.
 
     Sound: omega(rho) = norm(W)_2 rho; on inputs with further dimensions the map is block-diagonal with equal
     blocks, so its norm is that of one block. Followed by a smooth activation g, at a known input x and with z
@@ -41,7 +41,8 @@ class Dense(Linear):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """x W^T + b."""
-        return functional.linear(inputs[0], self.weight, self.bias)
+        x = inputs[0]
+        return functional.linear(x, self.weight, None if self.bias is None else self.bias.to(x.dtype))
 
     def apply(self, x: Tensor) -> Tensor:
         """x W^T."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from pertbound.environment import kept
 from pertbound.layers.base import Shape, outward, require_finite
 from pertbound.layers.linear import Linear
-from pertbound.numerics import frobenius_norm_upper
+from pertbound.numerics import TINY32, UNIT32, UNIT64, frobenius_norm_upper, gamma
+from pertbound.rational import batch_norm_constants
 from pertbound.sets import Box
 
 
@@ -25,6 +26,9 @@ class Diagonal(Linear):
     scale (Ioffe and Szegedy 2015, Algorithm 2). Sound: omega(rho) = max abs(scale) rho. The paper leaves it as
     future work. Behind a dense or convolutional layer it is folded into that layer's norm (`folded`), which is
     tighter than the product of the two norms.
+
+    What a model stores is kept as it is. What is computed from it (`rational.py`) is float64, within one rounding of
+    the exact number, also in a float32 network, whose forward pass rounds it once more. All bounds take that off.
 
     Modulus: max abs(scale) rho; folded into the layer before it where that is tighter
     Source: elementary; batch normalisation at inference is Ioffe and Szegedy (2015), Algorithm 2
@@ -42,20 +46,16 @@ class Diagonal(Linear):
     ) -> Diagonal:
         """Batch normalisation at inference over the first dimension of a sample of the given shape.
 
-        Scale and shift are computed in float64 and rounded once to the dtype of `mean`.
+        Scale and shift are float64, each next to the exact number.
         """
-        scale = (variance.to(torch.float64) + eps).rsqrt()
-        if weight is not None:
-            scale = scale * weight.to(torch.float64)
-        shift = -mean.to(torch.float64) * scale
-        if bias is not None:
-            shift = shift + bias.to(torch.float64)
         view = (-1, *(1 for _ in shape[1:]))
-        return Diagonal(shape, scale.to(mean.dtype).reshape(view), shift.to(mean.dtype).reshape(view))
+        scale, shift = batch_norm_constants(mean, variance, weight, bias, eps)
+        return Diagonal(shape, scale.reshape(view), shift.reshape(view))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """scale * x + shift."""
-        return (inputs[0] * self.scale).add_(self.shift)
+        (x,) = inputs
+        return (x * self.scale.to(x.dtype)).add_(self.shift.to(x.dtype))
 
     def apply(self, x: Tensor) -> Tensor:
         """scale * x."""
@@ -82,8 +82,9 @@ class Diagonal(Linear):
     def interval(self, *boxes: Box) -> Box:
         """Each end where the scale's sign sends it; tighter than the general form where an end is infinite.
 
-        scale * x + shift is off by four roundings (of scale, shift, product and sum), and by what flushing to
-        zero can lose: the smallest normal number for each of shift, product and sum, and that times x for scale.
+        scale * x + shift is off by six roundings (of scale and shift, when they were made and to the dtype, of product
+        and sum), and by what flushing to zero can lose: the smallest normal number for each of shift, product and sum,
+        and that times x for scale.
         """
         (box,) = boxes
         falling, zero = self.scale < 0, self.scale == 0
@@ -104,17 +105,23 @@ class Diagonal(Linear):
         repeats = math.prod(self.input_shape) / max(self.shift.numel(), 1)
         return frobenius_norm_upper(self.shift) * math.sqrt(repeats)
 
+    def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
+        """As for all linear layers, with the rounding that scale and shift were made with, and what float32 flushes."""
+        found = super().noise(*norms, unit=unit)
+        size = self.norm_upper * norms[0] + self.bias_norm_upper
+        return found + gamma(4) * size + (TINY32 * norms[0] if unit == UNIT32 else 0.0)
+
     @kept
     def norm_upper(self) -> float:
-        """max abs(scale), exact."""
-        return float(self.scale.abs().max())
+        """max abs(scale), and its rounding."""
+        return float(self.scale.abs().max()) * (1 + 4 * UNIT64)
 
     @kept
     def absolute_norm_upper(self) -> float:
-        """max abs(scale), exact."""
+        """The same."""
         return self.norm_upper
 
     @kept
     def row_norms_upper(self) -> Tensor:
-        """abs(scale) for each output."""
-        return self.scale.abs().to(torch.float64).expand(self.output_shape)
+        """abs(scale) for each output, and its rounding."""
+        return (self.scale.abs().to(torch.float64) * (1 + 4 * UNIT64)).expand(self.output_shape)

@@ -13,12 +13,12 @@ import pertbound as pb
 
 NAMES = [
     "Answer", "Attack", "Auto", "Ball", "Bracket", "BranchAndBound", "CarliniWagner", "Certificate", "Certified",
-    "Comparison", "ContradictionError", "ConversionError", "Counterexample", "CurvatureFree", "DDN", "DataError", "DataSet", "DeepFool",
-    "Ensemble", "Estimate", "Estimator", "FMN", "FastGradientSign", "FoolboxAttack", "Graph", "Guarantee", "InputError",
-    "Interval", "LBFGS", "LayerFactors", "LayerLosses", "LinearRelaxation", "Lipschitz", "ModelFileError", "PGD",
-    "PertboundError", "Property", "PropertyError", "Published", "QuadraticRelaxation", "RunError", "Softened",
-    "UnsupportedLayerError", "Verdict", "Witness", "attack", "bracket", "certify", "compare", "from_onnx", "from_pt2",
-    "from_torch", "layer_factors", "layer_losses", "preprocessed", "read_vnnlib", "verify",
+    "Comparison", "ContradictionError", "ConversionError", "Counterexample", "CurvatureFree", "DDN", "DataError",
+    "DataSet", "DeepFool", "Ensemble", "Estimate", "Estimator", "FMN", "FastGradientSign", "FoolboxAttack", "Graph",
+    "Guarantee", "InputError", "Interval", "LBFGS", "LayerFactors", "LayerLosses", "LinearRelaxation", "Lipschitz",
+    "ModelFileError", "PGD", "PertboundError", "Property", "PropertyError", "Published", "QuadraticRelaxation",
+    "RunError", "Softened", "UnsupportedLayerError", "Verdict", "Witness", "attack", "bracket", "certify", "compare",
+    "from_onnx", "from_pt2", "from_torch", "layer_factors", "layer_losses", "preprocessed", "read_vnnlib", "verify",
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pertbound.errors import RunError
+from pertbound.errors import ContradictionError, RunError, contradicts
 from pertbound.records import CERTIFIED, ESTIMATE, NONE, WITNESS, Run
 
 Floats = NDArray[np.float64]
@@ -112,6 +112,19 @@ def brackets(run: Run) -> Brackets:
         upper_method=tuple(upper_method.tolist()),
         **columns,
     )
+
+
+def contradictions(run: Run) -> list[ContradictionError]:
+    """For each sample whose largest certified radius lies above its nearest witness, the two methods, as an error."""
+    best = brackets(run)
+    with np.errstate(invalid="ignore"):
+        wrong = np.flatnonzero(contradicts(best.lower, best.upper))
+    return [
+        ContradictionError(
+            best.lower_method[i], best.upper_method[i], int(best.sample[i]), float(best.lower[i]), float(best.upper[i])
+        )
+        for i in wrong.tolist()
+    ]
 
 
 def aligned(samples: Integers, method: Method, *, smallest: bool) -> Floats:

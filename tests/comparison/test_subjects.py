@@ -88,7 +88,9 @@ def test_a_run_must_say_which_class_was_to_be_left() -> None:
 
 
 def test_a_certificate_beyond_a_witness_is_an_error_and_not_a_comparison() -> None:
-    with pytest.raises(pb.RunError, match=r"on 1 samples, the first of them sample 1, the certified radius exceeds"):
+    with pytest.raises(
+        pb.ContradictionError, match=r"sample 1: c in run 2 .* smaller than 2\.1 .* a in run 2 .* of size 2"
+    ):
         pb.compare([A, run([1.0, 2.1], [2.0, 2.0], "b")])
     assert pb.compare([A, run([1.0, 2.0 * (1 + 1e-15)], [2.0, 2.0], "b")]).pairs
     with pytest.raises(pb.RunError, match="exceeds"):

@@ -10,7 +10,7 @@ import pytest
 from oracles.shards import Maker, plain, traces
 from pertbound import store
 from pertbound.engine import Local, drive
-from pertbound.errors import InputError, RunError
+from pertbound.errors import InputError
 
 ABOUT: dict[str, Any] = {"shards": {"count": 6}}
 
@@ -50,7 +50,7 @@ def test_what_fails_everywhere_ends_the_run(tmp_path: Path) -> None:
         run(tmp_path, Maker(str(tmp_path), refuses=tuple(range(6))))
     assert not (tmp_path / "run").exists()
     assert traces(tmp_path, "try") == 3
-    with pytest.raises(RunError, match="shard 0 failed, 2 times: ValueError: shard 0 cannot"):
+    with pytest.raises(ValueError, match="shard 0 cannot"):
         run(tmp_path, Maker(str(tmp_path), raises=tuple(range(6))))
 
 

@@ -77,7 +77,7 @@ def compare(
     Two models are told apart by mean radius (and by robust accuracy at each --radius) where neither the open space in
     their brackets nor the choice of samples can account for the difference. Samples are paired: only those that all
     models were measured on count. Exit code 0 whatever the verdict (it is in the JSON), 2 for runs that cannot be
-    compared.
+    compared, 4 for a certified radius above a witness.
 
     Example: pertbound compare runs/mlp runs/lenet --radius 0.5 --out runs/comparison
     """

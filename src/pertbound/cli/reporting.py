@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
-from pertbound.cli.show import console
+from pertbound.cli.show import console, print_contradictions
 from pertbound.errors import InputError
 from pertbound.report.files import write_files
+from pertbound.store import read
+from pertbound_entry import ExitCode
 
 
 class Format(str, Enum):
@@ -51,3 +53,5 @@ def report(
     for path in write_files(runs, folder, formats):
         word = "Report" if path.suffix == ".html" else "Wrote"
         screen.print(f"{word}: {path}", markup=False, highlight=False, soft_wrap=True)
+    if any([print_contradictions(screen, read(run), f" in {run}") for run in runs]):  # all are said
+        raise typer.Exit(ExitCode.FAILED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from pertbound import store
 from pertbound.certificates import Certificate
 from pertbound.cli.inputs import command_line, require_free
 from pertbound.cli.options import Asked
-from pertbound.cli.show import console, print_json, print_summary, progress
+from pertbound.cli.show import console, print_contradictions, print_json, print_summary, progress
 from pertbound.engine import Failed, Local, drive
 from pertbound.engine.base import said
 from pertbound.experiments.job import as_plain
@@ -22,10 +23,9 @@ from pertbound.experiments.layers import by_layer, certificate_for, losses_by_de
 from pertbound.experiments.provenance import about_run
 from pertbound.experiments.question import Question
 from pertbound.experiments.work import OnProgress, Work
+from pertbound.records import Run
 from pertbound.store import Writer
-
-FAILED = 4
-"""The exit code of a run of which shards failed."""
+from pertbound_entry import ExitCode
 
 
 def answer(verb: str, asked: Asked, question: Question, *, layer_loss: int | None = 0) -> None:
@@ -68,8 +68,16 @@ def answer(verb: str, asked: Asked, question: Question, *, layer_loss: int | Non
         screen.print(
             f"Run: {out}. Look at it with: pertbound report {out}", markup=False, highlight=False, soft_wrap=True
         )
-    if failed or interrupted:
-        raise typer.Exit(FAILED if failed else 130)
+    end_run(run, screen, failed, interrupted)
+
+
+def end_run(run: Run, screen: Console, failed: Sequence[Failed], interrupted: bool) -> None:
+    """Say what contradicts itself in the run, and exit with the code of what happened."""
+    wrong = print_contradictions(screen, run)
+    if failed or wrong:
+        raise typer.Exit(ExitCode.FAILED)
+    if interrupted:
+        raise typer.Exit(ExitCode.INTERRUPTED)
 
 
 def _layers(out: Path, work: Work, losses: int | None) -> None:

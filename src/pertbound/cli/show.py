@@ -33,6 +33,7 @@ from pertbound.experiments.work import OnProgress
 from pertbound.records import Run
 from pertbound.report import summary, violations
 from pertbound.report.about import units
+from pertbound.samples import contradictions
 
 _BADGES = {"certified": "green", "estimate": "yellow", "witness": "cyan"}
 
@@ -113,6 +114,20 @@ def print_summary(to: Console, run: Run) -> None:
         to.print("[yellow]Not finished (interrupted, or shards failed): the samples measured so far.[/yellow]")
 
 
+def print_contradictions(to: Console, run: Run, place: str = "") -> bool:
+    """Say which certified radii lie above a witness, the first five of them; whether there are any."""
+    found = contradictions(run)
+    for error in found[:5]:
+        text = str(error).splitlines()[0]
+        to.print(f"CONTRADICTION{place}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    if found:
+        text = (
+            f"{len(found)} in all. A certificate or an attack is wrong, so rely on neither; please report it as a bug."
+        )
+        to.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    return bool(found)
+
+
 def print_json(folder: Path, run: Run, failed: Sequence[Failed] = ()) -> None:
     """The same for scripts, on standard output: numbers, or null where there is none."""
     lines = [{name: _plain(value) for name, value in asdict(line).items()} for line in summary(run)]
@@ -125,6 +140,7 @@ def print_json(folder: Path, run: Run, failed: Sequence[Failed] = ()) -> None:
         "accuracy": run.about.get("accuracy"),
         "methods": lines,
         "violations": violations(run),
+        "contradictions": [str(error).splitlines()[0] for error in contradictions(run)],
         "failed": [{"shard": one.index, "tries": one.tries, "error": said(one.error)} for one in failed],
     }
     typer.echo(json.dumps(found, indent=2, allow_nan=False))

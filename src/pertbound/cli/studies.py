@@ -11,7 +11,7 @@ import typer
 from pertbound import store
 from pertbound.cli.inputs import command_line, require_free
 from pertbound.cli.options import AsJson, BatchSize, DataDir, Limit, Overwrite, Resume
-from pertbound.cli.running import FAILED
+from pertbound.cli.running import end_run
 from pertbound.cli.show import console, print_json, print_summary, progress
 from pertbound.data import load
 from pertbound.engine import Local, drive
@@ -114,5 +114,4 @@ def reproduce(
     print_json(folder, run, failed) if as_json else print_summary(screen, run)
     screen.print(write_paper_tables_and_figures(run, folder), markup=False)
     screen.print(f"Report: {write_report([folder], folder)}", markup=False, highlight=False, soft_wrap=True)
-    if interrupted or failed:
-        raise typer.Exit(FAILED if failed else 130)
+    end_run(run, screen, failed, interrupted)

@@ -17,9 +17,10 @@ from pertbound.frontends.vnnlib import read_vnnlib
 from pertbound.store import write_whole
 from pertbound.verification import Answer, Verdict
 from pertbound.verification import verify as ask
+from pertbound_entry import ExitCode
 
-CODES = {Answer.HOLDS: 0, Answer.VIOLATED: 1, Answer.UNKNOWN: 3}
-"""The exit code of each answer; 2 is bad input or use, as everywhere."""
+CODES = {Answer.HOLDS: ExitCode.DONE, Answer.VIOLATED: ExitCode.REFUTED, Answer.UNKNOWN: ExitCode.UNKNOWN}
+"""The exit code of each answer."""
 
 
 def verify(
@@ -34,7 +35,7 @@ def verify(
 ) -> None:
     """Does a property hold? Prints holds, violated with a counterexample in the competitions' format, or unknown.
 
-    Exit codes: 0 holds, 1 violated, 3 unknown within the time, 2 bad input or use.
+    Exit codes: 0 holds, 1 violated, 3 unknown within the time, 2 bad input or use, 70 an unexpected error.
 
     Example: pertbound verify network.onnx property.vnnlib --timeout 60 --witness counterexample.txt
     """

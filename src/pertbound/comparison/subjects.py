@@ -23,16 +23,13 @@ from pertbound.comparison.comparable import (
     spread,
     unit,
 )
-from pertbound.errors import RunError
+from pertbound.errors import ContradictionError, RunError, contradicts
 from pertbound.records import CERTIFIED, ESTIMATE, WITNESS
 from pertbound.samples import Brackets, aligned, brackets, methods
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
-
-_ROUNDING = 1e-12
-"""How far, relatively, a certificate may exceed a witness before the reason cannot be the rounding of float64."""
 
 
 @final
@@ -140,12 +137,12 @@ def _subject(parts: Parts, samples: Integers, labels: Integers | None) -> Subjec
     lower = np.maximum.reduce([fit.lower(best.lower) for fit, (_, best) in zip(fits, parts, strict=True)])
     upper = np.minimum.reduce([fit.upper(best.upper) for fit, (_, best) in zip(fits, parts, strict=True)])
     lower, upper = np.where(correct, lower, 0.0), np.where(correct, upper, 0.0)
-    if (wrong := lower > upper * (1 + _ROUNDING)).any():
-        raise RunError(
-            f"{listed([named for named, _ in parts])}: on {int(wrong.sum())} samples, the first of them sample "
-            f"{int(samples[wrong][0])}, the certified radius exceeds the distance to a witness. One of them is wrong, "
-            "and nothing can be concluded from either"
-        )
+    if (wrong := contradicts(lower, upper)).any():
+        i = int(wrong.argmax())
+        raise ContradictionError(
+            _who(parts, samples[i], lower[i], "lower"), _who(parts, samples[i], upper[i], "upper"),
+            int(samples[i]), float(lower[i]), float(upper[i]),
+        )  # fmt: skip
     return Subject(
         name=parts[0][0].name,
         places=tuple(named.place for named, _ in parts),
@@ -155,6 +152,14 @@ def _subject(parts: Parts, samples: Integers, labels: Integers | None) -> Subjec
         certificates=tuple(rung for fit in fits for rung in fit.rungs(CERTIFIED)),
         attacks=tuple(rung for fit in fits for rung in fit.rungs(WITNESS)),
     )
+
+
+def _who(parts: Parts, sample: np.int64, value: np.float64, end: str) -> str:
+    """The method, and the run's place, that has this end of the sample's bracket."""
+    for named, best in parts:
+        for i in np.flatnonzero((best.sample == sample) & (getattr(best, end) == value)):
+            return f"{getattr(best, f'{end}_method')[i]} in {named.place}"
+    return f"a misclassified sample in {listed([named for named, _ in parts])}"
 
 
 @final

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
-from pertbound.errors import PertboundError, RunError
 from pertbound.records import Shard
 from pertbound.store import Writer
 
@@ -59,12 +58,7 @@ def drive(engine: Engine, make: Make, writer: Writer, on_shard: Callable[[int], 
             failed.append(result)
             nothing = fresh and writer.empty
             if nothing and len(failed) == min(HOPELESS, len(left)):
-                first = failed[0].error
-                raise (
-                    first
-                    if isinstance(first, PertboundError)
-                    else RunError(f"shard {failed[0].index} failed, {failed[0].tries} times: {said(first)}")
-                ) from first
+                raise failed[0].error
             continue
         writer.put(result.index, result.shard)
         if on_shard is not None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from pertbound.engine.base import Done, Engine, Failed, Make
+from pertbound.engine.base import Done, Engine, Failed, Make, said
 from pertbound.errors import InputError, PertboundError, RunError
 from pertbound.records import Shard
 
@@ -55,11 +55,11 @@ class Ray(Engine):
                     try:
                         shard = ray.get(one)
                     except ray.exceptions.RayError as error:
-                        cause = getattr(error, "cause", None) or error
+                        cause = getattr(error, "cause", None)
                         if attempt < self.tries and not isinstance(cause, PertboundError):
                             waiting.append((index, attempt + 1))
                         else:
-                            yield Failed(index, cause, attempt)
+                            yield Failed(index, cause or RunError(f"Ray did not compute it: {said(error)}"), attempt)
                     else:
                         yield Done(index, shard)
         finally:

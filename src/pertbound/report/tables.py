@@ -7,12 +7,9 @@ from typing import final
 
 import numpy as np
 
-from pertbound.errors import RunError
+from pertbound.errors import RunError, contradicts
 from pertbound.records import WITNESS, Run
 from pertbound.samples import Floats, Method, aligned, brackets, methods
-
-ROUNDING = 1e-12
-"""How far, relatively, a value may lie above a witness before the reason cannot be the rounding of float64."""
 
 
 @final
@@ -70,7 +67,7 @@ def normalised(of: Summary, dimension: int, pixel_scale: float) -> Summary:
 def checks(run: Run) -> list[Check]:
     """For each certificate and estimate: on how many samples is its value larger than the nearest witness?
 
-    Larger by more than float64 rounding, that is: value - distance > `ROUNDING` distance.
+    Larger by more than float64 rounding, as `errors.contradicts` says.
     """
     best = brackets(run)
     results: list[Check] = []
@@ -79,7 +76,7 @@ def checks(run: Run) -> list[Check]:
             lower = aligned(best.sample, method, smallest=False)
             comparable = ~np.isnan(lower) & np.isfinite(best.upper)
             value, distance = lower[comparable], best.upper[comparable]
-            exceeded = int((value - distance > ROUNDING * distance).sum())
+            exceeded = int(contradicts(value, distance).sum())
             results.append(Check(method.name, method.guarantee, len(value), exceeded))
     return results
 

@@ -13,7 +13,7 @@ from pertbound.records import CERTIFIED, ESTIMATE, Run
 from pertbound.report.about import norm, noun, number, pixel_scale
 from pertbound.report.rounding import down, duration, nearest, share, up
 from pertbound.report.tables import checks, summary
-from pertbound.samples import Brackets, Floats, brackets
+from pertbound.samples import Brackets, Floats, brackets, contradictions
 
 
 @final
@@ -74,7 +74,7 @@ def verdict(run: Run) -> list[Verdict]:
             Verdict(
                 "bad",
                 f"Error: certified radii exceed the distance to a witness: {which}. The certificate or the attack "
-                "is wrong; do not rely on the numbers of this run.",
+                f"is wrong; do not rely on the numbers of this run. {_first(run)}",
             )
         )
     elif compared:
@@ -98,6 +98,11 @@ def verdict(run: Run) -> list[Verdict]:
         text = f"{subject} the nearest witness on no sample compared, which proves nothing about others."
         found.append(Verdict("open", text))
     return found
+
+
+def _first(run: Run) -> str:
+    """A contradiction, with both methods."""
+    return f"The first: {str(contradictions(run)[0]).splitlines()[0]}."
 
 
 def cards(run: Run) -> list[Card]:

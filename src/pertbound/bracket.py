@@ -179,9 +179,8 @@ class Closing:
         end = time.monotonic() + seconds
         spent = {False: 0.0, True: 0.0}
         while True:
-            below = bool(
-                self.pace.decide(spent[True] < spent[False])
-            )  # the side that had less time so far, where anything is left to try
+            # the side that had less time so far, where anything is left to try
+            below = bool(self.pace.decide(spent[True] < spent[False]))
             sides = [(side, self._chosen(side, ratio, end - time.monotonic())) for side in (below, not below)]
             side, chosen = sides[0] if len(sides[0][1]) else sides[1]
             if len(chosen) == 0:

@@ -53,7 +53,6 @@ class BranchAndBound(Certificate):
 
     def certify(self, problem: Problem) -> Certified:
         """The radii of one batch."""
-
         pace = self.pace or Pace()
 
         def work(rest: Rest, reference: Tensor, lipschitz: Tensor, upper: Tensor) -> Tensor:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -19,10 +21,12 @@ from pertbound import store
 from pertbound.cli.options import AsJson
 from pertbound.cli.show import console, progress
 from pertbound.errors import InputError
+from pertbound.experiments.check import Plan
 from pertbound.experiments.check import check as check_run
+from pertbound.experiments.checking.findings import Trust, Verdict
 
-UNTRUSTED = 1
-"""The exit code of a check that found a reason not to trust a run."""
+CONTRADICTED, UNCONFIRMED = 1, 3
+"""The exit codes of a check that found something wrong, and of one that could not confirm something."""
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
@@ -82,17 +86,24 @@ def _short(value: Any) -> str:
 
 def check(
     run: Folder,
-    samples: Annotated[int, typer.Option("--samples", min=0, help="Samples whose certificates are proved again.")] = 20,
+    samples: Annotated[
+        int, typer.Option("--samples", min=0, help="Samples whose rows are computed again, in whole batches.")
+    ] = 20,
+    everything: Annotated[bool, typer.Option("--all", help="Compute every row again.")] = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Which samples.")] = 0,
     model: Annotated[Path | None, typer.Option("--model", help="The model, where it has moved.")] = None,
     data: Annotated[str | None, typer.Option("--data", help="The data, where they have moved.")] = None,
     data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Folder of the data sets, likewise.")] = None,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1, ...")] = "cpu",
+    allow_download: Annotated[
+        bool, typer.Option("--allow-download", help="Fetch the run's data set where it is not there.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Can this run be trusted? Every checksum, every kept witness run again, some certificates proved again.
+    """Can this run be believed? Its claims are computed again: all witnesses, and the certificates of some samples.
 
-    Exit codes: 0 nothing speaks against it, 1 something does, 2 bad input or use.
+    Exit codes: 0 all that was checked is confirmed, 3 something could not be confirmed, 1 something is contradicted,
+    2 bad input or use. docs/checking.md says what protects which field.
 
     Example: pertbound check runs/bracket --samples 50
     """
@@ -101,20 +112,60 @@ def check(
         "data": data,
         "data_dir": None if data_dir is None else str(data_dir.absolute()),
     }
+    screen = console(quiet=as_json)
     with progress() as tell:
-        found = check_run(run, samples=samples, seed=seed, device=device, on_progress=tell, **moved)
+        found = check_run(
+            run,
+            samples=None if everything else samples,
+            seed=seed,
+            device=device,
+            allow_download=allow_download,
+            on_plan=lambda plan: _say(screen, *_planned(plan)),
+            on_progress=tell,
+            **moved,
+        )
     if as_json:
-        typer.echo(json.dumps(asdict(found) | {"trusted": found.trusted}, indent=2))
+        typer.echo(json.dumps(asdict(found) | {"verdict": found.verdict.value}, indent=2))
     else:
-        screen = console()
-        screen.print(f"Checksums: all shards of {run} hold what was written.", markup=False, soft_wrap=True)
-        screen.print(f"Witnesses run again: {found.witnesses} (farther ones, not kept: {found.unkept}).")
-        screen.print(f"Certificates proved again: {found.proved}.")
-        screen.print(f"Certified radii held against a witness: {found.compared}.")
-        for text in found.remarks:
-            screen.print(f"Remark: {text}.", markup=False, highlight=False, soft_wrap=True)
-        for text in found.problems:
-            screen.print(f"PROBLEM: {text}.", markup=False, highlight=False, soft_wrap=True)
-        screen.print("This run can be trusted." if found.trusted else "Do not trust this run.")
-    if not found.trusted:
-        raise typer.Exit(UNTRUSTED)
+        _say(screen, *_found(found))
+    if found.verdict is not Verdict.CONFIRMED:
+        raise typer.Exit(UNCONFIRMED if found.verdict is Verdict.UNCONFIRMED else CONTRADICTED)
+
+
+def _planned(plan: Plan) -> list[str]:
+    """What the check is going to do, and about how long it takes."""
+    took = f"{plan.seconds:.3g} s" if math.isfinite(plan.seconds) else "an unknown time"
+    return [
+        f"Model: {plan.model}. Data: {plan.data}.",
+        f"To do: predictions and witnesses of {plan.samples} samples; the rows of {plan.again} of them again, by "
+        f"{', '.join(plan.methods)}. The run took {took} for these rows.",
+    ]
+
+
+def _found(found: Trust) -> list[str]:
+    """What the check found, line by line; the counts come last."""
+    lines = [f"Remark: {text}." for text in found.remarks]
+    lines += [f"Not confirmed: {text}." for text in found.doubts]
+    lines += [f"CONTRADICTED: {text}." for text in found.contradictions]
+    for count, texts in ((found.doubted, found.doubts), (found.contradicted, found.contradictions)):
+        if count > len(texts):
+            lines.append(f"{count - len(texts)} more of these.")
+    proved, seen, others, samples = found.certificates, found.witnesses, found.others, found.samples
+    if proved.checked < proved.in_run:
+        lines.append(
+            f"Proved again: {proved.checked} of the run's {proved.in_run} certificates; --all takes every one."
+        )
+    lines.append(f"Predictions: confirmed {samples.confirmed} of {samples.checked}.")
+    rest = "Other rows (attacks without a kept witness, estimates)"
+    lines.append(f"{rest}: confirmed {others.confirmed} of {others.checked}.")
+    said = {Verdict.CONFIRMED: "Confirmed", Verdict.UNCONFIRMED: "NOT CONFIRMED", Verdict.CONTRADICTED: "CONTRADICTED"}
+    lines.append(
+        f"{said[found.verdict]}: confirmed {proved.confirmed} of {proved.checked} certificates, "
+        f"{seen.confirmed} of {seen.checked} witnesses"
+    )
+    return lines
+
+
+def _say(screen: Console, *lines: str) -> None:
+    for line in lines:
+        screen.print(line, markup=False, highlight=False, soft_wrap=True)

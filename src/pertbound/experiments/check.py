@@ -1,10 +1,13 @@
-"""Whether a run can be trusted: its witnesses run again, a sample of its certificates proved again."""
+"""Whether a run can be believed: what it claims is computed again from its model and its data.
+
+Each claim is confirmed, not confirmed (it could not be repeated), or contradicted. docs/checking.md lists every field
+of every file with what protects it.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -13,188 +16,148 @@ import torch
 
 from pertbound import store
 from pertbound.errors import RunError
-from pertbound.experiments.job import Job, job_of
-from pertbound.experiments.provenance import weights_sha256
-from pertbound.experiments.work import Work
-from pertbound.problem import strictly_misclassified
-from pertbound.records import CERTIFIED, WITNESS, Run, Witnesses
-from pertbound.samples import Method, brackets, methods
+from pertbound.experiments.checking.again import Again
+from pertbound.experiments.checking.described import compare_description, require_bound
+from pertbound.experiments.checking.findings import Trust
+from pertbound.experiments.checking.form import batches_of, methods_of
+from pertbound.experiments.checking.forward import Forward
+from pertbound.experiments.checking.layered import compare_layers
+from pertbound.experiments.checking.strangers import require_harmless
+from pertbound.experiments.job import job_of
+from pertbound.experiments.work import OnProgress, Work
+from pertbound.records import CERTIFIED
 
-SAME = 1e-6
-"""How far, relatively, a radius may lie above the one that is proved again: other batches round differently."""
-PART = 200
-"""Witnesses that are run at once, at most."""
+MOST_THREADS = 256
+"""No run makes a check start more threads."""
 
 
 @final
-@dataclass
-class Trust:
-    """What a check found. `problems` are reasons not to trust the run, empty for none; `remarks` are none."""
+@dataclass(frozen=True)
+class Plan:
+    """What a check is about to do."""
 
-    witnesses: int = 0
-    """Kept witnesses that were run again."""
-    unkept: int = 0
-    """Rows of farther witnesses, which were not kept: they decide nothing."""
-    proved: int = 0
-    """Certified rows that were computed again, with a radius at least as large, to `SAME`."""
-    compared: int = 0
-    """Pairs of a certified radius and a witness of the same sample that were compared."""
-    problems: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-
-    @property
-    def trusted(self) -> bool:
-        """Whether nothing speaks against the run."""
-        return not self.problems
+    model: str
+    data: str
+    samples: int
+    """Samples whose prediction and witness are run again: all that the run holds."""
+    again: int
+    """Samples whose rows are computed again, in whole batches."""
+    methods: tuple[str, ...]
+    seconds: float
+    """How long the rows of these took, by what the run says; NaN where it does not say."""
 
 
 def check(
     folder: Path,
     *,
-    samples: int = 20,
+    samples: int | None = 20,
     seed: int = 0,
     device: str = "cpu",
-    on_progress: Callable[[str, int, int], None] | None = None,
+    allow_download: bool = False,
+    on_plan: Callable[[Plan], None] | None = None,
+    on_progress: OnProgress | None = None,
     **sources: Any,
 ) -> Trust:
     """Check a run folder against its model and data, which `sources` (as `Sources`) may name where they have moved.
 
-    Every shard's checksum; that model and data are those of the run, by their hashes; that no certified radius exceeds
-    a witness; every kept witness, through the graph and the original model, its distances computed anew; and the
-    certificates of `samples` samples drawn by `seed`, computed anew. Methods under a budget of time may prove less in
-    the same time: that is a remark, and a contradiction only where a witness lies nearer. Raises `RunError` where the
-    folder holds no run that can be asked again, and `PertboundError` where the model or the data cannot be read.
+    Of every sample: the form of its rows, label, prediction and reference class, that no certified radius exceeds a
+    witness, and the kept witness, by running it. Of batches drawn by `seed` until they hold `samples` samples (None:
+    all): every row, computed again. Then all other fields of the files. Nothing is unpickled; nothing is fetched
+    unless `allow_download`.
+
+    Raises `RunError` where the folder holds no run that can be asked again or a file is damaged, and `PertboundError`
+    where the model or the data cannot be read.
     """
-    run = store.read(folder)
-    if not len(run.rows):
+    about, present = store.read_about(folder), sorted(store.shards(folder))
+    if not present:
         raise RunError(f"{folder} holds no rows yet")
-    told = on_progress or (lambda _stage, _done, _total: None)
-    job = job_of(run.about, **sources)
-    work = Job(
-        sources=job.sources,
-        question=job.question,
-        batch_size=job.batch_size,
-        shard_size=job.shard_size,
-        device=device,
-    ).work(None)
+    first = job_of(about)
+    job = replace(job_of(about, **sources), device=device)
+    require_harmless(job.sources, allow_download=allow_download)
+    work = job.work(None, download=allow_download)
     found = Trust()
-    for name, was, now in (
-        ("model", run.about["model"]["sha256"], weights_sha256(work.network)),
-        ("data", run.about["data"]["sha256"], work.data.sha256()),
-    ):
-        if was != now:
-            found.problems.append(f"the {name} is another one than the run's: sha256 {now[:16]}, not {was[:16]}")
-    if found.problems:
+    moved = {n for n, v in sources.items() if v is not None and v != getattr(first.sources, n)}
+    compare_description(about, first, work, found, moved=bool(moved & {"data", "data_dir"}))
+    if found.contradicted:
+        return found  # of another model, other data, or another question nothing more can be said
+    if beyond := [index for index in present if index >= work.shards["count"]]:
+        found.contradict(f"there is a shard {beyond[0]}, and only {work.shards['count']} are asked for")
         return found
-    if not run.about["complete"]:
-        found.remarks.append("the run is not finished: what is there was checked")
-    _compare(run, found)
-    _run_again(run, work, found, told)
-    _prove_again(run, work, samples, np.random.default_rng(seed), found, told)
+    if missing := work.shards["count"] - len(present):
+        found.doubt(f"the run is not whole: {missing} of {work.shards['count']} shards are not there")
+    drawn = _drawn(work, present, samples, np.random.default_rng(seed))
+    threads = torch.get_num_threads()
+    try:
+        _planned(folder, work, drawn, present, on_plan, f"{job.sources.model}", f"{job.sources.data}")
+        _shards(folder, about, work, drawn, found, Again(work, job.question, found), on_progress)
+        if not missing and samples != 0:
+            compare_layers(folder, work, about, found, on_progress or (lambda _stage, _done, _total: None))
+    finally:
+        torch.set_num_threads(threads)
     return found
 
 
-def _compare(run: Run, found: Trust) -> None:
-    """Every certified radius against the nearest witness of the sample."""
-    best = brackets(run)
-    both = ~np.isnan(best.lower) & np.isfinite(best.upper)
-    found.compared = int(both.sum())
-    over = both & (best.lower > best.upper * (1 + 1e-12))
-    for i in np.flatnonzero(over)[:5]:
-        found.problems.append(
-            f"sample {best.sample[i]}: the certified radius {best.lower[i]:.6g} lies above the witness at "
-            f"{best.upper[i]:.6g}"
-        )
+def _drawn(work: Work, present: list[int], samples: int | None, rng: np.random.Generator) -> set[range]:
+    """Batches that hold at least so many samples, or all."""
+    every = [batch for index in present for batch in work.batches(work.samples(index))]
+    if samples is None:
+        return set(every)
+    chosen: set[range] = set()
+    for number in rng.permutation(len(every)).tolist():
+        if sum(len(batch) for batch in chosen) >= samples:
+            break
+        chosen.add(every[number])
+    return chosen
 
 
-def _run_again(run: Run, work: Work, found: Trust, told: Callable[[str, int, int], None]) -> None:
-    """Every kept witness."""
-    stored = run.witnesses if isinstance(run.witnesses, Witnesses) else Witnesses([run.witnesses])
-    positions = stored["sample"] if len(stored) else np.empty(0, np.int64)
-    best = brackets(run)
-    nearest = dict(zip(best.sample.tolist(), zip(best.upper.tolist(), best.reference, strict=True), strict=True))
-    place = {position: i for i, position in enumerate(work.data.positions.tolist())}
-    rows = int(sum(np.isfinite(m.size).sum() for m in methods(run) if m.guarantee == WITNESS))
-    kept = set(positions.tolist())
-    claimed = {s for s, (size, _) in nearest.items() if math.isfinite(size)}
-    found.unkept = rows - len(positions)
-    if lost := claimed - kept:
-        found.remarks.append(f"of {len(lost)} samples with a witness none was kept: they could not be run again")
-    for start in range(0, len(positions), PART):
-        told("witnesses", start, len(positions))
-        part = stored.take(range(start, min(start + PART, len(positions))))
-        chosen = [place.get(int(s)) for s in part["sample"]]
-        if None in chosen:
-            found.problems.append("a witness is about a sample that the data set does not hold")
-            continue
-        rows_of = torch.tensor([i for i in chosen if i is not None])
-        x = work.data.inputs[rows_of].to(device=work.network.device, dtype=work.network.dtype)
-        adversarial = torch.as_tensor(part["adversarial"]).to(x)
-        reference = torch.tensor([nearest[int(s)][1] for s in part["sample"]], device=x.device)
-        with torch.no_grad():
-            wrong = strictly_misclassified(work.network.run(adversarial), reference)
-            if work.network.original is not None:
-                wrong &= strictly_misclassified(work.network.original(adversarial), reference)
-        size = work.within.norms(adversarial.double() - x.double()).cpu().numpy()
-        said = np.array([nearest[int(s)][0] for s in part["sample"]])
-        box = work.within.box
-        inside = torch.ones(len(x), dtype=torch.bool)
-        if box is not None:
-            low, high = (torch.as_tensor(end).to(x) for end in box)
-            inside = ((adversarial >= low) & (adversarial <= high)).flatten(1).all(1).cpu()
-        for sample, ok, near, within in zip(
-            part["sample"].tolist(), wrong.tolist(), (size <= said * (1 + SAME) + 1e-12).tolist(), inside.tolist(),
-            strict=True,
-        ):  # fmt: skip
-            if not (ok and near and within):
-                why = "is farther than its row" if ok else "is not misclassified"
-                why = why if within else "leaves the box"
-                found.problems.append(f"sample {sample}: the witness {why}")
-        found.witnesses += len(part["sample"])
-
-
-def _prove_again(
-    run: Run,
+def _planned(
+    folder: Path,
     work: Work,
-    samples: int,
-    rng: np.random.Generator,
-    found: Trust,
-    told: Callable[[str, int, int], None],
+    drawn: set[range],
+    present: list[int],
+    on_plan: Callable[[Plan], None] | None,
+    model: str,
+    data: str,
 ) -> None:
-    """The certificates of some samples."""
-    claims = [method for method in methods(run) if method.guarantee == CERTIFIED]
-    everyone = np.unique(np.concatenate([m.sample for m in claims])) if claims else np.empty(0, np.int64)
-    chosen = np.sort(rng.choice(everyone, min(samples, len(everyone)), replace=False)) if len(everyone) else everyone
-    place = {position: i for i, position in enumerate(work.data.positions.tolist())}
-    for number, sample in enumerate(chosen.tolist()):
-        told("certificates", number, len(chosen))
-        at = place[sample]
-        shard = _again(work, at)
-        for claim in methods(Run(shard.rows, run.about)):
-            if claim.guarantee == CERTIFIED:
-                _hold(sample, claim, claims, work, found)
-
-
-def _again(work: Work, at: int) -> Any:
-    """The rows of one sample, computed anew."""
-    size, work.shard_size = work.shard_size, 1
-    try:
-        return work(at)
-    finally:
-        work.shard_size = size
-
-
-def _hold(sample: int, now: Method, claims: list[Method], work: Work, found: Trust) -> None:
-    """What was claimed of a sample against what is proved of it now."""
-    closing = work.closing is not None
-    was = [m.size[m.sample == sample] for m in claims if m.guarantee == CERTIFIED and (closing or m.name == now.name)]
-    claimed = float(max((float(size[0]) for size in was if len(size)), default=0.0))
-    again = float(now.size[0])
-    if claimed <= again * (1 + SAME) + 1e-12:
-        found.proved += 1
+    """Tell what is to be done, with the time that the run itself took for it."""
+    if on_plan is None:
         return
-    text = f"sample {sample}: {now.name} claimed {claimed:.6g}, and proves {again:.6g} now"
-    if closing or any(word in now.name for word in (" s)", "passes")):
-        found.remarks.append(f"{text} (it has a budget of time)")
-    else:
-        found.problems.append(text)
+    positions = [work.data.positions[batch.start : batch.stop].numpy() for batch in drawn]
+    wanted = np.concatenate(positions) if positions else np.empty(0, np.int64)
+    seconds = 0.0
+    for _, shard in store.parts(folder):
+        mine = np.isin(shard.rows.column("sample").to_numpy(zero_copy_only=False), wanted)
+        seconds += float(np.array(shard.rows.column("seconds").to_numpy(zero_copy_only=False), float)[mine].sum())
+    names = tuple("a bracket under a budget" if m is None else m.name for m, _ in methods_of(work))
+    count = sum(len(work.samples(index)) for index in present)
+    on_plan(Plan(model, data, count, len(wanted), names[: len(work.methods) or 1], seconds))
+
+
+def _shards(
+    folder: Path,
+    about: dict[str, Any],
+    work: Work,
+    drawn: set[range],
+    found: Trust,
+    again: Again,
+    on_progress: OnProgress | None,
+) -> None:
+    """Every shard, one after the other."""
+    tell, forward = on_progress or (lambda _stage, _done, _total: None), Forward(work, found)
+    done, total = 0, len(work.data)
+    for index, shard in store.parts(folder):
+        require_bound(about, {index: shard.made}, found)
+        found.samples.in_run += len(work.samples(index))
+        threads = shard.made.get("threads")
+        torch.set_num_threads(min(threads, MOST_THREADS) if type(threads) is int and threads > 0 else 1)
+        for batch in batches_of(work, index, shard, found):
+            tell("predictions and witnesses", done, total)
+            found.certificates.in_run += sum(len(b.rows) for b in batch.blocks if b.kind == CERTIFIED)
+            found.others.in_run += sum(len(b.rows) for b in batch.blocks if b.kind != CERTIFIED)
+            found.witnesses.in_run += len(batch.witnesses["sample"]) if batch.witnesses else 0
+            shown = forward(batch)
+            if batch.samples in drawn:
+                tell(f"{len(batch.samples)} samples again", done, total)
+                again(batch, shown)
+            done += len(batch.samples)
+    tell("predictions and witnesses", total, total)

@@ -48,10 +48,11 @@ class Sources:
         preprocessing = Preprocessing(mean=self.mean, std=self.std, scale=self.scale)
         return read_network(Path(self.model), self.architecture, preprocessing)
 
-    def samples(self, network: Graph) -> DataSet:
+    def samples(self, network: Graph, *, download: bool = True) -> DataSet:
         """The data, checked against what the classifier takes."""
         folder = None if self.data_dir is None else Path(self.data_dir)
-        return read_data(self.data, folder, self.limit, network, Images(resize=self.resize, crop=self.crop))
+        images = Images(resize=self.resize, crop=self.crop)
+        return read_data(self.data, folder, self.limit, network, images, download=download)
 
 
 @final
@@ -85,11 +86,11 @@ class Job:
                     raise RunError(f"the {name} at {path} on {platform.node()} is not the run's: {said}")
         return work
 
-    def work(self, on_progress: OnProgress | None) -> Work:
+    def work(self, on_progress: OnProgress | None, *, download: bool = True) -> Work:
         """The same, in the thread count of this process."""
         sources, question = self.sources, self.question
         network = sources.network().to(self.device)
-        data = sources.samples(network)
+        data = sources.samples(network, download=download)
         batch = self.batch_size or fitting_batch(network)
         return Work(
             network=network,

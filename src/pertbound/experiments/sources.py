@@ -50,15 +50,24 @@ def _read_network(path: Path, architecture: str | None) -> Graph:
 
 
 def read_data(
-    name: str, folder: Path | None, limit: int | None, network: Graph, images: Images | None = None
+    name: str,
+    folder: Path | None,
+    limit: int | None,
+    network: Graph,
+    images: Images | None = None,
+    *,
+    download: bool = True,
 ) -> DataSet:
-    """The test data, checked against the network's input; images are decoded to as many channels as that has."""
+    """The test data, checked against the network's input; images are decoded to as many channels as that has.
+
+    What is not there is fetched where `download` allows it.
+    """
     if limit is not None and limit < 1:
         raise InputError(f"--limit must be at least 1, got {limit}")
     images, wanted = images or Images(), network.input_shape
     if len(wanted) == 3 and wanted[0] in (1, 3):
         images = replace(images, channels=wanted[0])
-    data = load(name, folder, limit=limit, images=images)
+    data = load(name, folder, limit=limit, images=images, download=download)
     shape = tuple(data.inputs.shape[1:])
     if shape != network.input_shape:
         raise InputError(

@@ -201,7 +201,7 @@ def test_files(tmp_path: Path) -> None:
     assert read_vnnlib(tmp_path / "p.vnnlib") == read_vnnlib(str(tmp_path / "p.vnnlib.gz")) == parse_vnnlib(text)
     (tmp_path / "bad.vnnlib").write_bytes(b"\xff\xfe(assert)")
     (tmp_path / "bad.vnnlib.gz").write_bytes(gzip.compress(text.encode())[:20])
-    for name, message in (("bad.vnnlib", "is no text"), ("bad.vnnlib.gz", "gzip data"), ("absent", "no such file")):
+    for name, message in (("bad.vnnlib", "is no text"), ("bad.vnnlib.gz", "packed data"), ("absent", "no such file")):
         with pytest.raises(pb.PropertyError, match=message):
             read_vnnlib(tmp_path / name)
 

@@ -43,6 +43,10 @@ class PropertyError(PertboundError):
     """A property file that is absent or damaged, or a property that cannot be asked about here."""
 
 
+class PropertyTimeoutError(PropertyError):
+    """A property whose reading was stopped, because it took longer than was allowed."""
+
+
 class ConversionError(PertboundError):
     """A model that could not be read as a graph, or whose graph computes something else than the model."""
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pertbound.data.cifar_binary import unpacked
 from pertbound.data.dataset import DataSet, pixel_units
 from pertbound.data.download import Download, fetch
 from pertbound.errors import DataError
+from pertbound.unpacking import DAMAGED, opened
 
 URLS: tuple[str, ...] = ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",)
 """The authors' archive of the binary batches."""
@@ -83,7 +83,7 @@ def _find(folder: Path, name: str) -> Path | None:
 
 def _records(path: Path) -> NDArray[np.uint8]:
     size = PER_BATCH * _RECORD
-    content = unpacked(path, size + 1)
+    content = _first(path, size + 1)
     if len(content) != size:
         problem = "is truncated" if len(content) < size else "has bytes left over"
         raise DataError(f"{path} {problem}: {PER_BATCH} images take {size} bytes, got {len(content)}")
@@ -91,6 +91,15 @@ def _records(path: Path) -> NDArray[np.uint8]:
     if records[:, 0].max() > 9:
         raise DataError(f"{path} holds the label {records[:, 0].max()}, and CIFAR-10's go from 0 to 9")
     return records
+
+
+def _first(path: Path, most: int) -> bytes:
+    """At most so many bytes of a plain or packed file."""
+    try:
+        with opened(path) as stream:
+            return stream.read(most)
+    except DAMAGED as error:
+        raise DataError(f"cannot read {path}: {error}; the file is damaged, fetch it again") from error
 
 
 def _not_exact(path: Path, name: str) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +25,7 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pgm", ".ppm", ".pnm", ".ti
 CLASSES, LABELS = "classes.txt", "labels.csv"
 """Files of ours in such a folder; all others must be images. Names that begin with a dot are passed over."""
 _NUMBER = re.compile(r"\s*[0-9]{1,9}\s*")
+_MOST_TEXT = 2**26
 
 
 def load_folder(folder: Path, images: Images | None = None, *, limit: int | None = None) -> DataSet:
@@ -125,13 +126,14 @@ def _listed(folder: Path) -> tuple[list[Path], Tensor | None]:
         )
     names = _classes(folder / CLASSES, folders) if (folder / CLASSES).exists() else [each.name for each in folders]
     images, labels = list[Path](), list[int]()
-    for each in sorted(folders, key=lambda path: names.index(path.name)):
+    places = {name: place for place, name in enumerate(names)}
+    for each in sorted(folders, key=lambda path: places[path.name]):
         inner, files = _entries(each)
         if inner:
             raise DataError(f"{inner[0]} is a folder in the folder of a class, which must hold images only")
         found = _images(files)
         images += found
-        labels += [names.index(each.name)] * len(found)
+        labels += [places[each.name]] * len(found)
     return images, torch.tensor(labels, dtype=torch.int64)
 
 
@@ -156,30 +158,48 @@ def _images(files: list[Path]) -> list[Path]:
 
 def _classes(listing: Path, folders: list[Path]) -> list[str]:
     names = [line.strip() for line in _text(listing).splitlines() if line.strip()]
-    unknown = [folder.name for folder in folders if folder.name not in names]
-    if unknown or len(set(names)) < len(names):
-        raise DataError(f"{listing} must name each folder once, one on a line; it has {names}, without {unknown}")
+    known = set(names)
+    unknown = [folder.name for folder in folders if folder.name not in known]
+    if unknown or len(known) < len(names):
+        raise DataError(
+            f"{listing} must name each folder once, one on a line; it has {_few(names)}, without {_few(unknown)}"
+        )
     return names
 
 
 def _numbered(listing: Path, images: list[Path]) -> Tensor:
     """The labels of a flat folder: a number for each image."""
-    lines = [line for line in csv.reader(_text(listing).splitlines()) if line]
+    try:
+        lines = [line for line in csv.reader(_text(listing).splitlines()) if line]
+    except csv.Error as error:
+        raise DataError(f"{listing} must have lines of a file's name and its label: {error}") from error
     if lines and lines[0][1:] and not _NUMBER.fullmatch(lines[0][1]):
         lines = lines[1:]  # what the columns are called
     wrong = next((line for line in lines if len(line) != 2 or not _NUMBER.fullmatch(line[1])), None)
     if wrong is not None:
-        raise DataError(f"{listing} must have lines of a file's name and its label, a number from 0 up; got {wrong}")
+        raise DataError(
+            f"{listing} must have lines of a file's name and its label, a number from 0 up; got {_few(wrong)}"
+        )
     numbers = {name.strip(): int(number) for name, number in lines}
     names = {image.name for image in images}
     if len(numbers) < len(lines) or set(numbers) != names:
         odd = sorted(set(numbers) ^ names)[:3]
-        raise DataError(f"{listing} must name each image of the folder once; see {odd or 'names that come twice'}")
+        raise DataError(
+            f"{listing} must name each image of the folder once; see {_few(odd) if odd else 'names that come twice'}"
+        )
     return torch.tensor([numbers[image.name] for image in images], dtype=torch.int64)
 
 
 def _text(listing: Path) -> str:
     try:
+        if not listing.is_file() or listing.stat().st_size > _MOST_TEXT:
+            raise DataError(f"{listing} must be a file of at most {_MOST_TEXT} bytes; it is none, or larger")
         return listing.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read {listing}: {error}") from error
+
+
+def _few(words: Sequence[str]) -> str:
+    """The first words of a list that a file may have made long, each cut."""
+    shown = [word if len(word) <= 60 else f"{word[:57]}..." for word in words[:8]]
+    return str(shown) + (f" and {len(words) - len(shown)} more" if len(words) > len(shown) else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -67,14 +67,20 @@ class Numbers:
     stored: InFile | InMemory
     sample: tuple[int, ...]
     divisor: float = 1.0
+    count: int | None = None
+    """How many of the records there are to be; None for all."""
+
+    def first(self, count: int | None) -> Numbers:
+        """The first `count` of these, or all."""
+        return replace(self, count=None if count is None else min(count, len(self)))
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(N, *sample)."""
-        return (self.stored.shape[0], *self.sample)
+        return (len(self), *self.sample)
 
     def __len__(self) -> int:
-        return self.stored.shape[0]
+        return self.stored.shape[0] if self.count is None else self.count
 
     def __getitem__(self, rows: Rows, /) -> Tensor:
         """Those rows, (k, *sample) float32."""

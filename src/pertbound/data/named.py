@@ -14,7 +14,7 @@ from pertbound.data.digits import load_digits
 from pertbound.data.folder import load_folder
 from pertbound.data.images import Images
 from pertbound.data.mnist import load_mnist
-from pertbound.errors import DataError
+from pertbound.errors import DataError, InputError
 
 FOLDER_VARIABLE = "PERTBOUND_DATA"
 """The environment variable that names the folder of data sets; `data` in the working folder otherwise."""
@@ -48,11 +48,16 @@ def load(
     where allowed. A user's own files have no split, so `train` must be false. `limit` keeps the first inputs only.
     `images` says what is done to images in files. Raises `DataError`.
     """
-    data = _named(name_or_path, folder, train, download, on_progress)
-    if data is None:
-        data = _own(name_or_path, train, limit, images or Images())
-    elif images is not None:
-        _require_as_they_are(name_or_path, images)
+    if limit is not None and limit < 1:
+        raise InputError(f"a limit of at least 1 input is needed, got {limit}")
+    try:
+        data = _named(name_or_path, folder, train, download, on_progress)
+        if data is None:
+            data = _own(name_or_path, train, limit, images or Images())
+        elif images is not None:
+            _require_as_they_are(name_or_path, images)
+    except (OSError, ValueError) as error:  # of paths: too long, with a zero byte, not to be read
+        raise DataError(f"cannot read the data set {name_or_path[:200]!r}: {error}") from error
     return data if limit is None else data.limit(limit)
 
 
@@ -81,7 +86,7 @@ def _own(name: str, train: bool, limit: int | None, images: Images) -> DataSet:
             return load_cifar10(path, train=train, download=False)
         _require_no_split(name, train)
         return load_folder(path, images, limit=limit)
-    readers: tuple[tuple[bool, Callable[[Path], DataSet]], ...] = (
+    readers: tuple[tuple[bool, Callable[[Path, int | None], DataSet]], ...] = (
         (name.endswith(".npz"), load_npz),
         (name.endswith(".npy"), load_npy),
         (idx.NAME.fullmatch(path.name) is not None, idx.load_idx),
@@ -93,7 +98,7 @@ def _own(name: str, train: bool, limit: int | None, images: Images) -> DataSet:
         raise DataError(f"no data set {name!r}{absent}; the choices are {CHOICES}")
     _require_as_they_are(name, images)
     _require_no_split(name, train)
-    return read(path)
+    return read(path, limit)
 
 
 def _require_as_they_are(name: str, images: Images) -> None:

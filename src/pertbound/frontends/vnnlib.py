@@ -4,12 +4,17 @@ The language is the part of SMT-LIB that the verification competitions use: `dec
 and Y_0, Y_1, ...; `assert` of `and`, `or`, `not` over `<=`, `<`, `>=`, `>`, `=`; and terms of `+`, `-`, `*`, `/`. The
 assertions together describe the *counterexamples*. They are brought into disjunctive normal form, in which each
 disjunct is a box for X and a conjunction of linear inequalities in Y. Numbers are kept as exact fractions.
+
+Files come from strangers. Time and memory are linear in the length of the text, and in what the limits below allow:
+one command is parsed at a time, bounds of inputs go into a box at once, a box is stored by what distinguishes it from
+the one that all share, and numbers of more than 8192 bits end in an error where they first appear.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,11 +22,14 @@ from typing import final
 
 from pertbound.errors import PropertyError
 from pertbound.frontends.files import read_bytes
+from pertbound.frontends.vnnlib_bounds import Bounds, Shared
+from pertbound.frontends.watch import Watch
 
-_MOST_BYTES, _MOST_DEPTH, _MOST_DIGITS = 2**26, 100, 400
-_MOST_DISJUNCTS, _MOST_LITERALS = 20_000, 10_000_000
+_MOST_BYTES, _MOST_DEPTH, _MOST_DIGITS, _MOST_BITS = 2**26, 100, 400, 8192
+_MOST_DISJUNCTS, _MOST_LITERALS, _MOST_INEQUALITIES = 20_000, 10_000_000, 1_000_000
 _TOKEN = re.compile(r"[()]|;[^\n]*|\|[^|]*\||[^\s();|]+")
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,3})?", re.ASCII)
+_LONG = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _VARIABLE = re.compile(r"([XY])_(\d{1,8})", re.ASCII)
 _IGNORED = {"set-logic", "set-info", "set-option", "check-sat", "get-model", "get-value", "exit", "echo"}
 _OPPOSITE = {"<=": ">", ">=": "<", "<": ">=", ">": "<="}
@@ -65,36 +73,41 @@ class Property:
     cases: tuple[Case, ...]
 
 
-def read_vnnlib(path: Path | str) -> Property:
-    """The property in a `.vnnlib` file, or a `.vnnlib.gz`. Raises `PropertyError`, which says what and where."""
-    path = Path(path)
+def read_vnnlib(path: Path | str, *, seconds: float = math.inf) -> Property:
+    """The property in a `.vnnlib` file, or a `.vnnlib.gz`. Raises `PropertyError`, which says what and where.
+
+    Raises `PropertyTimeoutError` where reading it takes longer than `seconds`.
+    """
+    path, watch = Path(path), Watch(seconds)
     try:
         text = read_bytes(path, _MOST_BYTES, PropertyError).decode()
     except UnicodeDecodeError as error:
         raise PropertyError(f"{path}: is no text ({error}); VNN-LIB files are") from error
     try:
-        return parse_vnnlib(text)
+        return parse_vnnlib(text, watch=watch)
     except PropertyError as error:
-        raise PropertyError(f"{path}: {error}") from error
+        raise type(error)(f"{path}: {error}") from error
 
 
-def parse_vnnlib(text: str) -> Property:
+def parse_vnnlib(text: str, *, watch: Watch | None = None) -> Property:
     """The property that the text describes."""
-    found = _Assertions()
-    for command in _parsed(text):
+    watch = watch or Watch()
+    found = _Assertions(watch)
+    for command in _parsed(text, watch):
         name = command.items[0] if command.items else ""
         if name in ("declare-const", "declare-fun"):
             found.declare(command)
         elif name == "assert" and len(command.items) == 2:
             found.add(command.items[1], command.line)
-        elif name not in _IGNORED:
+        elif not isinstance(name, str) or name not in _IGNORED:
             raise PropertyError(
                 f"line {command.line}: {_shown(name)} is no command of VNN-LIB 1.0, which has declare-const and assert"
             )
     return found.claim()
 
 
-@dataclass(frozen=True)
+@final
+@dataclass(frozen=True, slots=True)
 class _List:
     """A parenthesised list of words and lists, and the line where it begins."""
 
@@ -102,34 +115,37 @@ class _List:
     items: list[str | _List]
 
 
-def _parsed(text: str) -> list[_List]:
-    """All lists at the top."""
+def _parsed(text: str, watch: Watch) -> Iterator[_List]:
+    """The lists at the top, one after the other, so that only one is in memory."""
     top = _List(1, [])
     open_, line, at = [top], 1, 0
     for match in _TOKEN.finditer(text):
         line, at = line + text.count("\n", at, match.start()), match.start()
         token = match.group()
         if token == "(":
+            watch.look()
             inner = _List(line, [])
             open_[-1].items.append(inner)
             open_.append(inner)
             if len(open_) > _MOST_DEPTH:
                 raise PropertyError(f"line {line}: more than {_MOST_DEPTH} parentheses are open")
         elif token == ")":
-            open_.pop()
+            closed = open_.pop()
             if not open_:
                 raise PropertyError(f"line {line}: a parenthesis is closed that was never opened")
+            if len(open_) == 1:
+                top.items.clear()
+                yield closed
         elif not token.startswith(";"):
             if len(open_) == 1:
                 raise PropertyError(f"line {line}: {_shown(token)} stands outside of parentheses; is this VNN-LIB?")
             open_[-1].items.append(token.strip("|"))
     if len(open_) > 1:
         raise PropertyError(f"line {open_[-1].line}: a parenthesis is opened that is never closed")
-    return [item for item in top.items if isinstance(item, _List)]
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Linear:
     """constant + the sum of factor * variable."""
 
@@ -138,7 +154,7 @@ class _Linear:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Literal:
     """The sum of factor * variable <= bound, or < where strict; the line it stands in."""
 
@@ -156,10 +172,14 @@ _Disjuncts = list[list[_Literal]]
 class _Assertions:
     """All that was declared and asserted so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
         self._declared: dict[str, set[int]] = {"X": set(), "Y": set()}
-        self._always: list[_Literal] = []
+        self._base = Bounds()
+        self._fixed: dict[Inequality, None] = {}
+        self._possible = True
         self._either: _Disjuncts = [[]]
+        self._known: dict[Inequality, Inequality] = {}
 
     def declare(self, command: _List) -> None:
         """(declare-const X_0 Real), or (declare-fun X_0 () Real)."""
@@ -174,10 +194,14 @@ class _Assertions:
     def add(self, formula: str | _List, line: int) -> None:
         """One more assertion."""
         disjuncts = self._formula(formula, False, line)
-        if len(disjuncts) == 1:
-            self._always.extend(disjuncts[0])
-        else:
+        if len(disjuncts) != 1:
             self._either = _both(self._either, disjuncts, line)
+            return
+        conditions = self._split(disjuncts[0], self._base)
+        self._possible = self._possible and conditions is not None
+        self._fixed.update(dict.fromkeys(conditions or ()))
+        if len(self._fixed) > _MOST_INEQUALITIES:
+            raise PropertyError(f"line {line}: more than {_MOST_INEQUALITIES} inequalities of outputs are asserted")
 
     def claim(self) -> Property:
         """All of it."""
@@ -188,23 +212,29 @@ class _Assertions:
                     f"declares {len(numbers)} variables {letter}_i, not {letter}_0, {letter}_1, ... in turn"
                 )
             sizes.append(len(numbers))
-        cases: dict[tuple[tuple[Fraction, ...], tuple[Fraction, ...]], list[Conjunction]] = {}
-        base = _Box([None] * sizes[0], [None] * sizes[0])
-        fixed = self._split(self._always, base)
-        own = [_on_inputs(disjunct) for disjunct in self._either]
-        if sum(own) * sizes[0] > _MOST_LITERALS:
-            raise PropertyError(f"has {sum(own)} boxes of {sizes[0]} inputs, which are too many")
-        shared = base.ends() if not all(own) else None
-        for disjunct, bounds in zip(self._either, own, strict=True):
-            box = _Box(list(base.lower), list(base.upper)) if bounds else base
+        shared, fixed = Shared.of(self._base, sizes[0]), tuple(self._fixed)
+        cases: dict[tuple[object, ...], tuple[Bounds, dict[tuple[int, ...], Conjunction]]] = {}
+        literals = 0
+        for disjunct in self._either:
+            self._watch.look()
+            box = Bounds(self._base.ends)
             conditions = self._split(disjunct, box)
-            ends = box.ends() if bounds else shared
-            if ends is not None and fixed is not None and conditions is not None:
-                cases.setdefault(ends, []).append((*fixed, *conditions))
-        kept = (Case(*ends, tuple(dict.fromkeys(conditions))) for ends, conditions in cases.items())
+            shared.require_bounds(box)
+            if conditions is None or not self._possible or shared.crossed or box.crossed:
+                continue
+            boxed = cases.setdefault(box.key, (box, {}))[1]
+            whole = (*fixed, *conditions)
+            boxed[tuple(map(id, whole))] = whole
+            literals += len(whole)
+            if literals > _MOST_LITERALS or len(cases) * sizes[0] > _MOST_LITERALS:
+                raise PropertyError(
+                    f"has more than {_MOST_LITERALS} inequalities in its disjuncts, or {len(cases)} boxes of "
+                    f"{sizes[0]} inputs, which are too many; split it into several files"
+                )
+        kept = (Case(*shared.within(box), tuple(conditions.values())) for box, conditions in cases.values())
         return Property(sizes[0], sizes[1], tuple(kept))
 
-    def _split(self, literals: Sequence[_Literal], box: _Box) -> Conjunction | None:
+    def _split(self, literals: Sequence[_Literal], box: Bounds) -> Conjunction | None:
         """Input bounds go into the box, output conditions are returned; None where one of them is false."""
         conditions: dict[Inequality, None] = {}
         for literal in literals:
@@ -215,7 +245,8 @@ class _Assertions:
                     return None
             elif not inputs:
                 terms = sorted((int(name[2:]), factor) for name, factor in factors.items())
-                conditions[Inequality(tuple(terms), literal.bound, literal.strict)] = None
+                made = Inequality(tuple(terms), literal.bound, literal.strict)
+                conditions[self._known.setdefault(made, made)] = None
             elif len(factors) > 1:
                 raise PropertyError(
                     f"line {literal.line}: relates {', '.join(sorted(factors))[:80]}; inputs may only have bounds that "
@@ -228,6 +259,7 @@ class _Assertions:
         return tuple(conditions)
 
     def _formula(self, formula: str | _List, negated: bool, line: int) -> _Disjuncts:
+        self._watch.look()
         if not isinstance(formula, _List) or not formula.items or not isinstance(formula.items[0], str):
             word = formula if isinstance(formula, str) else "()"
             if word in ("true", "false"):
@@ -240,10 +272,11 @@ class _Assertions:
             found = [self._formula(part, negated, line) for part in parts]
             if (name == "and") == negated:
                 return [disjunct for part in found for disjunct in part]
+            # what is one conjunction itself is put in at the end, once, so that nothing long is gone through often
             result: _Disjuncts = [[]]
             for part in found:
-                result = _both(result, part, line)
-            return result
+                result = result if len(part) == 1 else _both(result, part, line)
+            return _both(result, [[literal for part in found if len(part) == 1 for literal in part[0]]], line)
         if name == "=" and len(parts) == 2:
             ends = [[self._literal(sign, parts, line)] for sign in (("<", ">") if negated else ("<=", ">="))]
             return ends if negated else [[*ends[0], *ends[1]]]
@@ -260,9 +293,11 @@ class _Assertions:
         factors = dict(left.factors)
         for name, factor in right.factors.items():
             factors[name] = factors.get(name, Fraction(0)) - factor
-        return _Literal(factors, right.constant - left.constant, not sign.endswith("="), line)
+        whole = _small(_Linear(right.constant - left.constant, factors), line)
+        return _Literal(factors, whole.constant, not sign.endswith("="), line)
 
     def _term(self, term: str | _List, line: int) -> _Linear:
+        self._watch.look()
         if isinstance(term, str):
             match = _VARIABLE.fullmatch(term)
             if match is not None and int(match[2]) in self._declared[match[1]]:
@@ -270,14 +305,16 @@ class _Assertions:
             if len(term) <= _MOST_DIGITS and _NUMBER.fullmatch(term):
                 return _Linear(Fraction(term), {})
             what = "is not declared" if match is not None else "is neither a variable nor a number"
+            if _LONG.fullmatch(term):
+                what = f"is a number of more than {_MOST_DIGITS} digits, or of more than three in its exponent"
             raise PropertyError(f"line {line}: {_shown(term)} {what}")
         name = term.items[0] if term.items else ""
         parts = [self._term(part, term.line) for part in term.items[1:]]
         if name == "+" and parts:
-            return _sum(parts)
+            return _sum(parts, term.line)
         if name == "-" and parts:
             first, rest = (parts[0], parts[1:]) if len(parts) > 1 else (_Linear(Fraction(0), {}), parts)
-            return _sum([first, *(_scaled(part, Fraction(-1)) for part in rest)])
+            return _sum([first, *(_scaled(part, Fraction(-1)) for part in rest)], term.line)
         if name == "*" and parts and sum(bool(part.factors) for part in parts) <= 1:
             result = next((part for part in parts if part.factors), _Linear(Fraction(1), {}))
             for part in parts:
@@ -286,34 +323,6 @@ class _Assertions:
         if name == "/" and len(parts) == 2 and not parts[1].factors and parts[1].constant:
             return _small(_scaled(parts[0], 1 / parts[1].constant), term.line)
         raise PropertyError(f"line {term.line}: {_shown(name)} of {len(parts)} terms is not read, or not linear")
-
-
-@dataclass(frozen=True)
-class _Box:
-    """Bounds of the inputs so far, None where there is none."""
-
-    lower: list[Fraction | None]
-    upper: list[Fraction | None]
-
-    def bound(self, index: int, factor: Fraction, bound: Fraction) -> None:
-        """factor * X_index <= bound."""
-        end = bound / factor
-        ends, tighter = (self.upper, min) if factor > 0 else (self.lower, max)
-        before = ends[index]
-        ends[index] = end if before is None else tighter(before, end)
-
-    def ends(self) -> tuple[tuple[Fraction, ...], tuple[Fraction, ...]] | None:
-        """Both, or None where the box is empty. Raises `PropertyError` for an input without a bound."""
-        lower, upper = [v for v in self.lower if v is not None], [v for v in self.upper if v is not None]
-        if len(lower) < len(self.lower) or len(upper) < len(self.upper):
-            index = next(i for i, ends in enumerate(zip(self.lower, self.upper, strict=True)) if None in ends)
-            raise PropertyError(f"X_{index} has no lower or no upper bound; every input needs both")
-        crossed = any(low > high for low, high in zip(lower, upper, strict=True))
-        return None if crossed else (tuple(lower), tuple(upper))
-
-
-def _on_inputs(disjunct: Sequence[_Literal]) -> bool:
-    return any(name.startswith("X") for literal in disjunct for name in literal.factors)
 
 
 def _both(some: _Disjuncts, others: _Disjuncts, line: int) -> _Disjuncts:
@@ -331,12 +340,14 @@ def _both(some: _Disjuncts, others: _Disjuncts, line: int) -> _Disjuncts:
     return some
 
 
-def _sum(parts: Sequence[_Linear]) -> _Linear:
-    factors: dict[str, Fraction] = {}
+def _sum(parts: Sequence[_Linear], line: int) -> _Linear:
+    """The sum, refused as soon as a number grows beyond use: denominators multiply, and so would the time."""
+    constant, factors = Fraction(0), dict[str, Fraction]()
     for part in parts:
+        constant = _few_bits(constant + part.constant, line)
         for name, factor in part.factors.items():
-            factors[name] = factors.get(name, Fraction(0)) + factor
-    return _Linear(sum((part.constant for part in parts), Fraction(0)), factors)
+            factors[name] = _few_bits(factors.get(name, Fraction(0)) + factor, line)
+    return _Linear(constant, factors)
 
 
 def _scaled(term: _Linear, factor: Fraction) -> _Linear:
@@ -345,10 +356,15 @@ def _scaled(term: _Linear, factor: Fraction) -> _Linear:
 
 def _small(term: _Linear, line: int) -> _Linear:
     """The term itself, unless its numbers grow beyond use."""
-    values = [term.constant, *term.factors.values()]
-    if any(max(v.numerator.bit_length(), v.denominator.bit_length()) > 8192 for v in values):
-        raise PropertyError(f"line {line}: a number has more than 8192 bits")
+    for value in (term.constant, *term.factors.values()):
+        _few_bits(value, line)
     return term
+
+
+def _few_bits(value: Fraction, line: int) -> Fraction:
+    if max(value.numerator.bit_length(), value.denominator.bit_length()) > _MOST_BITS:
+        raise PropertyError(f"line {line}: a number has more than {_MOST_BITS} bits; round it")
+    return value
 
 
 def _shown(word: object) -> str:

@@ -35,7 +35,7 @@ class Question:
         return Question(self.model, self.x[rows], self.reference[rows], self.p, self.box)
 
     def margins(self, z: Tensor, target: Tensor | None = None) -> Tensor:
-        """How far another class, or the target where it is not -1, is above the reference; positive if misclassified."""
+        """How far the best other class (the target, if not -1) is above the reference: positive if misclassified."""
         logits = self.model(z)
         own = logits.gather(1, self.reference[:, None])[:, 0]
         others = logits.scatter(1, self.reference[:, None], -math.inf).amax(1)

@@ -69,7 +69,7 @@ def _lp_pool(dice: Dice, shape: Shape) -> nn.Module:
 
 
 def _adaptive(dice: Dice, shape: Shape) -> nn.Module:
-    channels, high, wide = shape
+    _, high, wide = shape
     if dice.chance(0.6):
         return nn.AdaptiveAvgPool2d((dice.randint(1, high), dice.randint(1, wide)))
     sizes = [[n for n in range(1, side + 1) if side % n == 0] for side in (high, wide)]

@@ -35,6 +35,8 @@ def single(
 ) -> Single:
     """A model of these nodes from x to y."""
     listed = nodes if isinstance(nodes, list) else [nodes]
+    for number, one in enumerate(listed):
+        one.name = f"the {one.op_type.lower()} {number}"  # onnxruntime wants names that differ
     words = [
         f"{n.op_type}({', '.join(f'{a.name}={onnx.helper.get_attribute_value(a)}' for a in n.attribute)})"
         for n in listed
@@ -52,9 +54,8 @@ def chosen(*lists: Any, most: int, seed: int = 0) -> list[tuple[Any, ...]]:
 
 def activations() -> Iterator[Single]:
     """Functions of one entry."""
-    options: dict[str, list[dict[str, Any]]] = dict.fromkeys(
-        ("Relu", "Sigmoid", "Tanh", "Softplus", "Neg", "Abs", "Identity", "Softsign", "Exp", "Sqrt", "Erf"), [{}]
-    )
+    plain = ("Relu", "Sigmoid", "Tanh", "Softplus", "Neg", "Abs", "Identity", "Softsign", "Exp", "Sqrt", "Erf")
+    options: dict[str, list[dict[str, Any]]] = {kind: [{}] for kind in plain}
     options |= {
         "Selu": [{}, {"alpha": 1.5, "gamma": 0.5}, {"alpha": 0.25}, {"gamma": 2.0}],
         "LeakyRelu": [{}, {"alpha": 0.3}, {"alpha": -0.7}, {"alpha": 1.7}, {"alpha": 0.0}],

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import clocks
+from redteam.tally import summary
 
 torch.set_num_threads(1)  # workers share the cores; more threads than cores only wait for each other
 
@@ -35,3 +37,13 @@ def processor_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def generator() -> torch.Generator:
     """A generator with a fixed seed."""
     return torch.Generator().manual_seed(20171204)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What the red team counted, of all processes together."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    lines = summary(report for report in reports if getattr(report, "when", "") == "teardown")
+    if lines:
+        terminalreporter.section("red team")
+        for line in lines:
+            terminalreporter.write_line(line)

@@ -1,0 +1,1 @@
+"""Independent attempts to prove the library wrong."""

@@ -51,7 +51,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "query": ("cli.keeping.store.read", "cli.keeping._asked", "cli.keeping.console"),
     "check": ("cli.keeping.check_run", "cli.keeping.progress"),
 }
-"""What is asked, and functions that it calls on the way: reading, converting, bounding, searching, writing, printing."""
+"""What is asked, and functions it calls on the way: reading, converting, bounding, searching, writing, printing."""
 
 
 def _run(lower: float = 0.5, name: str = "m") -> Run:

@@ -38,14 +38,18 @@ Draw = Callable[[Dice], Drawn]
 def whole(drawn: Drawn, dice: Dice) -> onnx.ModelProto:
     """The model, behind a bounded or one-sided function of its input."""
     before = {
-        "x": [node("Identity", "x", "h")],
+        "x": [node("Mul", "x one", "h")],
         "sigmoid": [node("Mul", "x ten", "steep"), node("Sigmoid", "steep", "h")],
         "tanh": [node("Tanh", "x", "h")],
         "relu": [node("Relu", "x", "h")],
         "clip": [node("Clip", "x least most", "h")],
     }
-    kind = dice.of("sigmoid", "relu") if drawn.nonnegative else dice.any(list(before))
-    numbers = {"ten": 10.0, "least": -0.3, "most": 2.7}
+    kind = (
+        dice.of("sigmoid", "relu")
+        if drawn.nonnegative
+        else dice.any([name for name in before if name != "clip" or drawn.opset > 10])
+    )
+    numbers = {"one": 1.0, "ten": 10.0, "least": -0.3, "most": 2.7}
     arrays = {name: np.array(v, np.float32) for name, v in numbers.items()} | drawn.arrays
     read = {name for n in (*before[kind], *drawn.nodes) for name in n.input}
     steps = [*before[kind], *([node(dice.of("Tanh", "Relu", "Neg"), "x", "g")] if "g" in read else []), *drawn.nodes]

@@ -49,7 +49,7 @@ class Dice:
 
     def tensor(self, *shape: int) -> Tensor:
         """Normal numbers of an odd size; sometimes of one sign, equal, or with zeros among them."""
-        found = torch.randn(*shape, generator=self.generator, dtype=torch.float64)
+        found = torch.randn(shape, generator=self.generator, dtype=torch.float64)
         found = found * self.of(0.1, 1.0, 1.0, 1.0, 3.0, 30.0)
         kind = self.whole(0, 9)
         if kind == 0:
@@ -57,7 +57,7 @@ class Dice:
         elif kind == 1:
             found = -found.abs()
         elif kind == 2:
-            found = torch.where(torch.rand(*shape, generator=self.generator) < 0.5, found, 0.0)
+            found = torch.where(torch.rand(shape, generator=self.generator) < 0.5, found, 0.0)
         elif kind == 3:
             found = torch.full(shape, self.number(), dtype=torch.float64)
         return found.to(self.dtype)

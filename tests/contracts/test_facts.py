@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
-from contracts.aten_cases import Draw, computing, prefixes, program, run
+import pertbound as pb
+from contracts import aten_cases, onnx_cases
+from contracts.aten_cases import computing, prefixes, program, run
 from contracts.aten_shape_cases import arranging
 from contracts.dice import Dice
 from contracts.facts import Read, check_facts, inputs
+from oracles.onnx_models import written
 from pertbound.errors import UnsupportedLayerError
 from pertbound.frontends.aten import converted
 from pertbound.frontends.conversion import Converter
 from pertbound.frontends.local_response import with_local_responses
 from pertbound.frontends.lp_pool import with_lp_pools
+from pertbound.frontends.onnx_operators import OPERATORS
 from pertbound.frontends.operators import HANDLERS
 from pertbound.frontends.program import Program
+from pertbound.frontends.ranges import Range
+from pertbound.graph import Graph
+from pertbound.layers import LocalResponse, Standardize
 
 ATEN = computing() | arranging()
+ONNX = onnx_cases.onnx_cases()
 
 NEVER = {"aten.t"}
 """Operators that always mix the batch with the sample, which their handler says."""
@@ -35,7 +46,7 @@ def read(source: Program, dtype: torch.dtype) -> Read:
     return Read(parts.nodes, converter.ranges, parts.finish)
 
 
-def check_aten(name: str, draw: Draw, number: int, *, layers: int | None = None) -> bool:
+def check_aten(name: str, draw: aten_cases.Draw, number: int, *, layers: int | None = None) -> bool:
     """Whether what was drawn is supported; then all that is declared of it holds, and it computes what PyTorch does."""
     dtype = torch.float64 if number % 3 else torch.float32
     dice = Dice(name, number, dtype)
@@ -60,4 +71,65 @@ def check_aten(name: str, draw: Draw, number: int, *, layers: int | None = None)
 @pytest.mark.parametrize("name", sorted({*ATEN} - NEVER))
 def test_aten_once(name: str) -> None:
     found = (check_aten(name, ATEN[name], number, layers=1) for number in range(10))
+    assert any(found), "nothing that was drawn is supported"
+
+
+# --- ONNX ------------------------------------------------------------------------------------------------------
+
+
+class Recorded:
+    """The ranges that the last conversion declared."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.ranges: dict[str, Range] = {}
+        original = Converter.add
+
+        def add(converter: Converter, *arguments: Any) -> Any:
+            self.ranges = converter.ranges
+            return original(converter, *arguments)
+
+        patch.setattr(Converter, "add", add)
+
+    def of(self, graph: Graph) -> Read:
+        return Read(graph.nodes, self.ranges, lambda logits: logits)
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    return Recorded(monkeypatch)
+
+
+def test_every_onnx_operator_has_a_case() -> None:
+    assert sorted(ONNX) == sorted(OPERATORS)
+
+
+def check_onnx(
+    name: str, draw: onnx_cases.Draw, number: int, folder: Path, recorded: Recorded, *, layers: int | None = None
+) -> bool:
+    """Whether what was drawn is supported; then all that is declared of it holds, and onnxruntime computes it, too."""
+    dice = Dice(name, number, torch.float32)
+    drawn = draw(dice)
+    path = written(onnx_cases.whole(drawn, dice), folder)
+    try:
+        graph = pb.from_onnx(path)
+    except UnsupportedLayerError:
+        return False
+    x = inputs(drawn.shape, dice.generator, drawn.numbers).to(torch.float32).to(torch.float64)
+    assert graph.original is not None
+    expected = graph.original(x.to(torch.float32)).to(torch.float64)
+    got = graph.run(x.to(torch.float32)).to(torch.float64)
+    if name in ("Softmax", "LogSoftmax"):
+        got = got.softmax(1) if name == "Softmax" else got.log_softmax(1)
+    if any(isinstance(node.layer, Standardize | LocalResponse) for node in graph.nodes):  # differences of large squares
+        got, expected = (v[x.abs().flatten(1).amax(1) <= 30] for v in (got, expected))
+    allowed = 1e-4 * (1 + expected.abs().flatten(1).amax(1, keepdim=True))
+    assert got.shape == expected.shape
+    assert ((got - expected).abs() <= allowed)[expected.isfinite()].all(), f"computes something else: {drawn.nodes}"
+    check_facts(recorded.of(graph), x, dice.generator, layers=layers)
+    return True
+
+
+@pytest.mark.parametrize("name", sorted(ONNX))
+def test_onnx_once(name: str, tmp_path: Path, recorded: Recorded) -> None:
+    found = (check_onnx(name, ONNX[name], number, tmp_path, recorded, layers=1) for number in range(10))
     assert any(found), "nothing that was drawn is supported"

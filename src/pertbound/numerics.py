@@ -23,6 +23,8 @@ UNIT32 = 2.0**-24
 """Half the distance from 1 to the next float32."""
 TINY32 = 2.0**-126
 """Smallest normal float32: what one operation can lose to underflow when denormals are flushed."""
+TINY64 = 2.0**-1022
+"""Smallest normal float64."""
 
 GRID = 8
 """Frequencies for each tap beyond the first on the grid where a convolution's symbol is evaluated: more costs more, and
@@ -40,6 +42,15 @@ def gamma(terms: int, unit: float = UNIT64) -> float:
     """The classical gamma_n = n u / (1 - n u); infinite when n u >= 1, where the model says nothing."""
     product = terms * unit
     return product / (1 - product) if product < 1 else math.inf
+
+
+def tiny(unit: float) -> float:
+    """The smallest normal number of the arithmetic of that unit roundoff.
+
+    Where denormals are flushed, an operation reads each operand below it as 0 and may write 0 for a result below it: a
+    product of w and x is off by at most tiny (abs(w) + abs(x) + 1), a sum of two by at most 3 tiny.
+    """
+    return TINY32 if unit == UNIT32 else TINY64
 
 
 def spectral_norm_upper(matrices: Tensor, *, tolerance: float = 1e-4) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
 from torch import Tensor
 
+from pertbound.environment import denormals_flushed
 from pertbound.forms import Form, Region, Regions, Signs, norms, wide
 from pertbound.graph import INPUT, Graph, Node
 from pertbound.layers import Linear
@@ -94,7 +96,10 @@ class Rest:
             return torch.zeros_like(self.logits)
         push, eps = graph.derive(Push), eps.to(torch.float64)
         radii = push.radii(ball.l2_radius(eps, graph.input_shape)[:, None], self.summary)
-        sizes = {name: norms(v)[:, None] * (1 + 1e-9) + radii[name] for name, v in self.values.items()}
+        sizes = {
+            name: norms(v)[:, None] * (1 + 1e-9) + v[0].numel() * 2.0**-500 + radii[name]
+            for name, v in self.values.items()
+        }
         noise: dict[str, Tensor | float] = dict.fromkeys((node.name for node in graph.nodes), 0.0)
         for node in graph.nodes:
             if node.layer.rounds:
@@ -157,7 +162,7 @@ def tightened(
     groups = found[0].unique_consecutive(return_counts=True)[1].tolist() if alone else [found.shape[1]]
     sizes = sum(part.value[0].numel() for part in regions.values())
     piece = max(1, tighten.memory // (8 * 20 * sizes))
-    with torch.no_grad():
+    with torch.no_grad(), denormals_flushed() if dtype == torch.float32 else nullcontext():
         for group in found.split(groups, 1) if found.numel() else ():
             for row, column in group.split(piece, 1):
                 some = take(regions, row[:1] if alone else row, dtype)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pertbound.forms import Duals, Form, Pulled, Region, wide
 from pertbound.layers.base import Layer, Shape, outward, unless_overflow
-from pertbound.numerics import TINY32, UNIT32
+from pertbound.numerics import TINY32, UNIT32, tiny
 from pertbound.sets import Box
 
 
@@ -170,12 +170,18 @@ class Activation(Layer):
         return line, curvature
 
     def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
-        """Eight roundings of an output of norm at most steepest * norm(z) + abs(g(0)) sqrt(entries)."""
+        """Eight roundings of an output of norm at most steepest * norm(z) + abs(g(0)) sqrt(entries).
+
+        Library functions may lose numbers that are not normal in float32. Flushing loses the smallest normal number
+        times z for a slope, and times the steepest slope for z itself.
+        """
         if not self.rounds:
             return torch.zeros_like(norms[0])
         entries = math.prod(self.input_shape)
         size = self.steepest * norms[0] + abs(self.at_zero) * math.sqrt(entries)
-        return unless_overflow(8 * unit * size + 8 * TINY32 * math.sqrt(entries), size, unit)
+        flushed = self.steepest * math.sqrt(entries) + 2 * norms[0]
+        lost = 8 * TINY32 * math.sqrt(entries) + flushed * tiny(unit)
+        return unless_overflow(8 * unit * size + lost, size, unit)
 
 
 def outside(end: float, dtype: torch.dtype, side: int) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pertbound.environment import kept
 from pertbound.forms import Duals, Form, Pulled, Region, norms, total, wide
 from pertbound.layers.base import Layer, Shape, outward, reserve, unless_overflow
-from pertbound.numerics import TINY32, UNIT32, UNIT64, gamma, row_norms_upper, spectral_norm_upper
+from pertbound.numerics import UNIT32, UNIT64, gamma, row_norms_upper, spectral_norm_upper, tiny
 from pertbound.sets import Box
 
 DENSE_SIDE = 4096
@@ -91,17 +91,17 @@ class Linear(Layer):
         """
         (box,) = boxes
         dtype, dims = box.lower.dtype, tuple(range(1, box.lower.dim()))
-        tiny, q = torch.finfo(dtype).tiny, reserve(self.terms + 16, dtype)
+        least, q = torch.finfo(dtype).tiny, reserve(self.terms + 16, dtype)
         unbounded = box.lower.isinf() | box.upper.isinf()
         lower, upper = box.lower.masked_fill(unbounded, 0.0), box.upper.masked_fill(unbounded, 0.0)
         centre = lower / 2 + upper / 2  # any number will do, and this one does not overflow
         radius = torch.maximum(upper - centre, centre - lower)
         size = centre.abs() + radius
-        out, spread = self.apply(centre), self.magnitude.apply(radius + q * size + tiny)
+        out, spread = self.apply(centre), self.magnitude.apply(radius + q * size + least)
         bias = self.bias_in(dtype)
         if bias is not None:
             out, spread = out + bias, spread + q * bias.abs()
-        lost = 4 * (self.terms + 4) * tiny * (1 + size.amax(dims))
+        lost = 4 * (self.terms + 4) * least * (1 + size.amax(dims))
         spread = spread + lost.reshape(-1, *(1 for _ in self.output_shape))
         if bool(unbounded.any()):
             # in float64, so that no weight of float32 underflows
@@ -133,17 +133,15 @@ class Linear(Layer):
 
         In float64 the roundings of A^T a and Q s, times the input's radius, are taken off, and what the computed values
         at both ends differ by (`noise`, e): norm(A d + e)^2 <= (1 + h) norm(A d)^2 + (1 + 1/h) norm(e)^2, h = 1e-9.
-        Denormal float32 weights may be flushed to zero, which changes A by at most `dust` in norm.
+        Denormals are not flushed where float64 proves (`environment.py`).
         """
         (region,) = inputs
         a, q, s = form.linear, form.curvature, duals.centre
         back = self.transposed(a)
         constant = torch.zeros_like(region.radius)
         proof = a.dtype == torch.float64
-        dust = math.sqrt(math.prod(self.output_shape) * math.prod(self.input_shape)) * TINY32 * (self.terms > 0)
         if proof:
             lost = gamma(math.prod(self.output_shape) + self.terms + 4) * self.absolute_norm_upper * (self.terms > 0)
-            lost = lost + dust
             constant = constant - _size(a) * (lost * region.radius + output.noise)
             constant = constant - math.prod(self.output_shape) * 2.0**-900 * (1 + region.radius)  # underflow
         if q is None:
@@ -156,11 +154,10 @@ class Linear(Layer):
             constant = constant + total(-bent * s) / 2
             if proof:
                 lost = gamma(math.prod(self.output_shape) + self.terms + 8) * (self.absolute_norm_upper**2 + square)
-                lost = lost + 8 * dust * (norm + dust)
                 constant = constant - lost * q * _size(s) * (region.radius + _size(s))
         if proof:
             constant = constant - q * 1e9 * output.noise * output.noise
-            square = (square + 4 * dust * (norm + dust)) * (1 + 1e-9) * (1 + 8 * UNIT64)
+            square = square * (1 + 1e-9) * (1 + 8 * UNIT64)
         return Pulled((Form(back, q * square),), constant)
 
     @final
@@ -236,6 +233,10 @@ class Linear(Layer):
     def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
         """gamma_{n+2} (norm(abs(A)) norm(x) + norm(b)), and what flushing small numbers to zero can lose.
 
+        With t the smallest normal number, flushing loses, for each output, at most t for each of n products, n sums and
+        the bias; t times the sum of abs(A)'s row for entries of x; and t times the sum of the n entries of x that the
+        row reads, at most t sqrt(n) norm(x), for entries of A. In L2 over m outputs these are 2 (n + 1) t sqrt(m), t
+        norm(abs(A)) sqrt(inputs), and t sqrt(m n) norm(x).
         Every partial sum is at most norm(abs(A)) norm(x) + norm(b), so nothing overflows where that is small enough.
         """
         if not self.rounds:
@@ -243,7 +244,8 @@ class Linear(Layer):
         inputs, outputs = math.prod(self.input_shape), math.prod(self.output_shape)
         size = self.absolute_norm_upper * norms[0] + self.bias_norm_upper
         flushed = 2 * (self.terms + 1) * math.sqrt(outputs) + self.absolute_norm_upper * math.sqrt(inputs)
-        return unless_overflow(gamma(self.terms + 2, unit) * size + flushed * TINY32, size, unit)
+        flushed = flushed + math.sqrt(outputs * self.terms) * norms[0]
+        return unless_overflow(gamma(self.terms + 2, unit) * size + flushed * tiny(unit), size, unit)
 
 
 def _size(a: Tensor) -> Tensor:

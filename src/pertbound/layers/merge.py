@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -11,8 +12,11 @@ from torch import Tensor
 from pertbound.forms import Duals, Form, Pulled, Region
 from pertbound.forms import norms as norms_of
 from pertbound.layers.base import Layer, outward, reserve, unless_overflow
-from pertbound.numerics import UNIT32
+from pertbound.numerics import UNIT32, tiny
 from pertbound.sets import Box
+
+MOST_ENTRIES = 2**32
+"""More entries than a sample's value can have here: a sum does not know its inputs' shape."""
 
 
 @final
@@ -66,9 +70,10 @@ class Add(Layer):
         return Pulled((Form(form.linear, None if q is None else q * count),) * count, constant)
 
     def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
-        """Each of the k - 1 additions is off by at most one unit roundoff of a partial sum."""
+        """Each of the k - 1 additions is off by one unit roundoff of a partial sum at most, and by what is flushed."""
         total = torch.stack(norms).sum(0)
-        return unless_overflow(len(norms) * unit * total, total, unit)
+        flushed = 3 * len(norms) * math.sqrt(MOST_ENTRIES) * tiny(unit)
+        return unless_overflow(len(norms) * unit * total + flushed, total, unit)
 
 
 @final

@@ -14,7 +14,7 @@ from torch.nn import functional
 from pertbound.environment import kept
 from pertbound.layers.base import Layer, Shape, outward, reserve
 from pertbound.layers.linear import Linear
-from pertbound.numerics import TINY32, UNIT32, gamma
+from pertbound.numerics import UNIT32, gamma, tiny
 from pertbound.sets import Box
 
 _AVERAGE: dict[int, Callable[..., Any]] = {
@@ -165,7 +165,7 @@ class LpPool(Layer):
         """
         n = math.prod(self.window)
         outputs = self.forward(torch.zeros(1, *self.input_shape)).numel()
-        hidden = (2 * n * TINY32) ** (1 / self.p) * math.sqrt(outputs)
+        hidden = (2 * n * tiny(unit)) ** (1 / self.p) * math.sqrt(outputs)
         exponents = 2 * (89 if unit == UNIT32 else 710)
         # an overflow here gives +infinity, which no later layer can hide: it makes their norms, hence noise, infinite
         return gamma(n + 24 + exponents, unit) * self.modulus(norms[0]) + hidden

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pertbound.forms import Duals, Form, Pulled, Region, total, wide
 from pertbound.layers.base import Layer, Shape, outward, unless_overflow
-from pertbound.numerics import TINY32, UNIT32, UNIT64
+from pertbound.numerics import UNIT32, UNIT64, tiny
 from pertbound.sets import Box
 
 _Ends = tuple[Tensor, Tensor]
@@ -77,9 +77,12 @@ class Multiply(Layer):
         return Box(found.lower.masked_fill(bad, math.nan), found.upper.masked_fill(bad, math.nan))
 
     def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
-        """One rounding of each product, whose norm is at most that of u times that of v."""
+        """One rounding of each product, whose norm is at most that of u times that of v, and what flushing of u, of v
+        and of the product loses.
+        """
         size = norms[0] * norms[1]
-        return unless_overflow(2 * unit * size + TINY32 * math.sqrt(math.prod(self.input_shape)), size, unit)
+        flushed = 2 * (math.sqrt(math.prod(self.input_shape)) + norms[0] + norms[1])
+        return unless_overflow(2 * unit * size + flushed * tiny(unit), size, unit)
 
     def undecided(self, box: Box) -> Tensor:
         """Those that move: a product bends wherever both factors do."""

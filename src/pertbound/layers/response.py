@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from pertbound.forms import Duals, Form, Pulled, Region, total
 from pertbound.layers.base import Layer, Shape, outward, reserve
-from pertbound.numerics import TINY32, UNIT32, gamma
+from pertbound.numerics import UNIT32, gamma, tiny
 from pertbound.sets import Box
 
 
@@ -131,8 +131,9 @@ class LocalResponse(Layer):
         (norm,) = norms
         exponents = 89 if unit == UNIT32 else 710
         relative = gamma(math.ceil((self.beta + 1) * (self.size + 16)) + 2 * exponents + 16, unit)
-        relative = relative + self.beta * self.size * self.alpha * TINY32 / self.k
-        found = relative * self._most * norm + 4 * TINY32 * math.sqrt(math.prod(self.input_shape))
+        relative = relative + self.beta * self.size * (1 + self.alpha) * tiny(unit) / self.k
+        flushed = (4 + self._most) * math.sqrt(math.prod(self.input_shape)) + 2 * norm
+        found = relative * self._most * norm + flushed * tiny(unit)
         safe, far = (2.0**60, 2.0**100) if unit == UNIT32 else (2.0**500, 2.0**900)
         beyond = (self.k + self._share * far) ** -self.beta * norm
         return torch.where(norm < safe, found, found + beyond)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pertbound.forms import Duals, Form, Pulled, Region, norms, total, wide
 from pertbound.layers.base import Layer, Shape, reserve
-from pertbound.numerics import TINY32, UNIT32, gamma
+from pertbound.numerics import UNIT32, gamma, tiny
 from pertbound.sets import Box
 
 BENT = 2 / math.sqrt(3) * (1 + 1e-15)
@@ -92,12 +92,15 @@ class Standardize(Layer):
         """z is off by at most gamma(2 n + 8) norm(x), which the layer magnifies by at most 1 / sqrt(eps).
 
         From there on n + 16 roundings of an output of at most sqrt(n) for each group, and what squares underflow.
+        Flushing of entries, means and differences loses at most 2 n + 4 of the smallest normal number t for each entry
+        of z, magnified likewise, and t for each output.
         Where squares could overflow, the output is at most sqrt(n) for each group, and so is what is computed.
         """
         (size,) = norms
         outputs = math.sqrt(math.prod(self.input_shape))
-        relative = gamma(self._n + 16, unit) + 4 * TINY32 / self.eps
+        relative = gamma(self._n + 16, unit) + 4 * tiny(unit) / self.eps
         found = gamma(2 * self._n + 8, unit) * size / math.sqrt(self.eps) + relative * outputs
+        found = found + (1 + (2 * self._n + 4) / math.sqrt(self.eps)) * tiny(unit) * outputs
         most = torch.where(size < math.inf, 3 * outputs, torch.inf)
         return torch.where(size < (2.0**60 if unit == UNIT32 else 2.0**500), found, most)
 

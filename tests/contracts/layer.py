@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -158,8 +157,6 @@ def _repeat(x: Tensor, times: int) -> Tensor:
 
 
 def _noise(layer: Layer, norms: Tensor, unit: float) -> Tensor:
-    """What rounding explains, but for comparisons with a threshold that go wrong: no base point is so near to one."""
-    layer = replace(layer, threshold=math.inf) if isinstance(layer, Softplus) else layer
     return layer.noise(norms, unit=unit) if layer.rounds else torch.zeros_like(norms)
 
 
@@ -459,6 +456,8 @@ def check_noise(layer: Layer, generator: torch.Generator, shapes: tuple[Shape, .
             norms = tuple(_norms(part) for part in inputs)
             allowed = own.noise(*norms, unit=unit)
             _demand(allowed.shape == norms[0].shape, layer, f"noise gives {tuple(allowed.shape)}")
+            if isinstance(own, Softplus) and (at := own.local(*inputs)) is not None:
+                allowed = allowed + own.modulus(torch.zeros_like(allowed), at=at.unsqueeze(1))
             excess = torch.where(finite, error - allowed.squeeze(1) * (1 + 1e-9), -torch.inf)
             worst = int(excess.argmax())
             _demand(

@@ -205,11 +205,10 @@ class OneEntryJumps(Softplus):
 
 
 class ThresholdForgotten(Softplus):
-    """Rounding, but not what the threshold replaces."""
+    """Comparisons with the threshold taken to be those of float64."""
 
-    def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
-        entries = math.prod(self.input_shape)
-        return 16 * unit * (norms[0] + self.at_zero * math.sqrt(entries)) + 1e-36
+    def local(self, *inputs: Tensor) -> Tensor | None:
+        return super().local(*(part.to(torch.float64) for part in inputs))
 
 
 class ActivationNoiseDropped(Tanh):

@@ -40,6 +40,10 @@ class Op:
         """An attribute, or the default."""
         return self.attributes.get(name, default)
 
+    def number(self, name: str, default: float) -> float:
+        """A number that is an attribute, or its default, rounded to float32 like all such attributes."""
+        return float(torch.tensor(self.get(name, default), dtype=torch.float32))
+
     def ints(self, name: str, position: int, since: int) -> list[int] | None:
         """A list of integers that is an input from operator set `since` on, and an attribute before."""
         if self.opset < since:

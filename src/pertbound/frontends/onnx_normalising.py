@@ -25,7 +25,7 @@ def _batch_norm(reader: Reader, op: Op) -> Value:
         running_var=variance,
         training=False,
         momentum=0.1,
-        eps=float(op.get("epsilon", 1e-5)),
+        eps=op.number("epsilon", 1e-5),
     )
 
 
@@ -42,7 +42,7 @@ def _layer_norm(reader: Reader, op: Op) -> Value:
         normalized_shape=shape,
         weight=weight.expand(shape),
         bias=None if bias is None else reader.constant(op, 2).expand(shape),
-        eps=float(op.get("epsilon", 1e-5)),
+        eps=op.number("epsilon", 1e-5),
     )
 
 
@@ -52,12 +52,12 @@ def _group_norm(reader: Reader, op: Op) -> Value:
     weight, bias = (reader.constant(op, position).flatten() for position in (1, 2))
     if op.opset < 21:
         weight, bias = (part.repeat_interleave(value.shape[0] // groups) for part in (weight, bias))
-    options = {"weight": weight, "bias": bias, "eps": float(op.get("epsilon", 1e-5))}
+    options = {"weight": weight, "bias": bias, "eps": op.number("epsilon", 1e-5)}
     return reader.call(op, "aten.group_norm.default", input=value, num_groups=groups, **options)
 
 
 def _instance_norm(reader: Reader, op: Op) -> Value:
-    options = {"weight": reader.constant(op, 1), "bias": reader.constant(op, 2), "eps": float(op.get("epsilon", 1e-5))}
+    options = {"weight": reader.constant(op, 1), "bias": reader.constant(op, 2), "eps": op.number("epsilon", 1e-5)}
     return reader.call(op, "aten.instance_norm.default", input=reader.value(op, 0), use_input_stats=True, **options)
 
 
@@ -65,7 +65,7 @@ def _local_response(reader: Reader, op: Op) -> Value:
     value, size = reader.value(op, 0), int(op.get("size"))
     if size % 2 == 0 or size > 2 * math.prod(value.shape[:1]) + 1:
         raise UnsupportedLayerError(f"{op.where}: windows of an odd number of channels have a bound here, got {size}")
-    numbers = {"alpha": op.get("alpha", 1e-4), "beta": op.get("beta", 0.75), "k": op.get("bias", 1.0)}
+    numbers = {"alpha": op.number("alpha", 1e-4), "beta": op.number("beta", 0.75), "k": op.number("bias", 1.0)}
     return reader.call(op, LOCAL_RESPONSE, self=value, size=size, shapes=None, **numbers)
 
 

@@ -39,7 +39,10 @@ def _with(target: str, **options: tuple[str, float | str]) -> Handler:
     """An operator whose options are attributes: PyTorch's name = (ONNX's name, ONNX's default)."""
 
     def handler(reader: Reader, op: Op) -> Value:
-        given = {name: op.get(*attribute) for name, attribute in options.items()}
+        given = {
+            name: op.number(key, default) if isinstance(default, float) else op.get(key, default)
+            for name, (key, default) in options.items()
+        }
         return reader.call(op, target, self=reader.value(op, 0), **given)
 
     return handler
@@ -66,8 +69,8 @@ def _prelu(reader: Reader, op: Op) -> Value:
 def _hard_sigmoid(reader: Reader, op: Op) -> Value:
     """max(0, min(1, alpha x + beta))."""
     value = reader.value(op, 0)
-    scaled = reader.call(op, "aten.mul.Tensor", self=value, other=float(op.get("alpha", 0.2)))
-    moved = reader.call(op, "aten.add.Tensor", self=scaled, other=float(op.get("beta", 0.5)))
+    scaled = reader.call(op, "aten.mul.Tensor", self=value, other=op.number("alpha", 0.2))
+    moved = reader.call(op, "aten.add.Tensor", self=scaled, other=op.number("beta", 0.5))
     return _clamped(reader, op, moved, 0.0, 1.0)
 
 

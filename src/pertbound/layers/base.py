@@ -63,7 +63,8 @@ class Layer(ABC):
     def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
         """How far, in L2, the computed output can be from the exact one, for inputs of at most these norms.
 
-        `unit` is the unit roundoff of the arithmetic.
+        `unit` is the unit roundoff of the arithmetic. Where a layer jumps, and a rounded comparison may have gone wrong
+        at a sample, `modulus` at radius 0 says so for what `local` returned; that comes in addition.
         """
         if self.rounds:
             raise NotImplementedError(f"{type(self).__name__} rounds, but does not say how much")

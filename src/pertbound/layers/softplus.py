@@ -13,7 +13,6 @@ from torch.nn import functional
 from pertbound.forms import Region
 from pertbound.layers.base import outward
 from pertbound.layers.smooth import Smooth
-from pertbound.numerics import UNIT32
 from pertbound.sets import Box
 
 EXACT = 40.0
@@ -39,7 +38,7 @@ class Softplus(Smooth):
     only where some entry can cross. `jump` is sqrt(n) j then, else 0.
 
     The computed comparison of beta z with the threshold is rounded: near t either value may be met, and every bound
-    holds for both.
+    holds for both. `noise` leaves that out; the modulus at a known input has it, at radius 0 already.
 
     Modulus: sqrt(rho^2 + n j^2), j = log(1 + exp(-threshold)) / beta, 0 without a threshold; averaged plus sqrt(n) j
     At a known input: max abs(g'(z)) rho + beta / 8 rho^2, + sqrt(n) j once an entry can cross the threshold, and with
@@ -160,16 +159,20 @@ class Softplus(Smooth):
         if slope is None or self.at == math.inf:
             return slope
         z = inputs[0].to(torch.float64)
-        away = (z - self.at).abs() - 2.0**-50 * (z.abs() + abs(self.at))
+        info = torch.finfo(inputs[0].dtype)
+        away = (z - self.at).abs() - 8 * info.eps * (z.abs() + abs(self.at)) - info.tiny
         return torch.stack([slope, away.clamp_min(0.0).flatten(1).amin(1)], 1)
 
     def jump(self, rho: Tensor, at: Tensor | None) -> Tensor:
-        """sqrt(n) j from the radius on at which some entry can cross t, else 0."""
+        """sqrt(n) j from the radius on at which some entry can cross t, else 0.
+
+        At a known input that is 0 where an entry's own comparison with t may have been rounded to the other side.
+        """
         if self.at == math.inf:
             return torch.zeros_like(rho)
-        away = torch.zeros_like(rho) if at is None else at[..., 1]
+        crosses = rho > 0 if at is None else rho >= at[..., 1]
         most = math.sqrt(math.prod(self.input_shape)) * self.drop * (1 + 4e-16)
-        return torch.where((rho > 0) & (rho >= away), most, torch.zeros_like(rho))
+        return torch.where(crosses, most, torch.zeros_like(rho))
 
     def modulus(self, *radii: Tensor, at: Tensor | None = None) -> Tensor:
         """The smaller of both bounds above."""
@@ -180,18 +183,6 @@ class Softplus(Smooth):
             return anywhere
         slope = at if self.at == math.inf else at[..., 0]
         return torch.minimum(anywhere, slope * rho + 0.5 * self.curvature * rho * rho + jump)
-
-    def noise(self, *norms: Tensor, unit: float = UNIT32) -> Tensor:
-        """Rounding, and j for each entry whose comparison may go wrong: of size t at least, so at most norm^2 / t^2."""
-        found = super().noise(*norms, unit=unit)
-        if self.at == math.inf:
-            return found
-        least = self.at * (1 - 16 * unit)
-        root = math.sqrt(math.prod(self.input_shape)) * (1 + 1e-15)
-        count = torch.full_like(norms[0], root)
-        if least > 0:
-            count = torch.where(norms[0] >= least, (norms[0] / least).clamp_max(root) * (1 + 1e-15), 0.0)
-        return found + count * self.drop
 
     def tangent(self, region: Region) -> Tensor:
         """s', or 1 where the whole region lies beyond t."""

@@ -47,7 +47,12 @@ STAGES: dict[str, tuple[str, ...]] = {
     "demo": ("cli.studies.run_demo", "cli.studies.command_line", "cli.studies.require_free"),
     "reproduce": ("cli.studies.load", "cli.studies.require_free"),
     "report": ("report.files.read", "report.html.view", "cli.reporting.write_files", "cli.reporting.console"),
-    "compare": ("cli.comparing.compare_runs", "cli.comparing.sentences", "compare.bootstrap", "cli.comparing.console"),
+    "compare": (
+        "cli.comparing.compare_runs",
+        "cli.comparing.sentences",
+        "comparison.subjects.brackets",
+        "cli.comparing.console",
+    ),
     "query": ("cli.keeping.store.read", "cli.keeping._asked", "cli.keeping.console"),
     "check": ("cli.keeping.check_run", "cli.keeping.progress"),
 }

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from verification.test_verification import box_text, is_counterexample
 from torch import Tensor, nn
 
 import pertbound as pb
@@ -17,6 +16,7 @@ from pertbound.layers.piecewise import TwoPieces
 from pertbound.verification import lines
 from pertbound.verification.branches import Branches
 from pertbound.verification.question import question
+from verification.test_verification import box_text, is_counterexample
 
 
 class Does(nn.Module):

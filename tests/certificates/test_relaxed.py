@@ -369,7 +369,7 @@ def test_a_hint_is_only_a_hint(certificate: Certificate) -> None:
         try:
             share = asked.demand_below(quick, upper=upper)
         except pb.ContradictionError:
-            assert 0.0 < factor < 1.0  # noqa: PT017 - whether it comes is the certificate's affair
+            assert 0.0 < factor < 1.0
             continue
         assert bool((share <= factor * (1 + 1e-12)).all())
         if factor >= 1.0:

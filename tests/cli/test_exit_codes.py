@@ -32,7 +32,7 @@ BOUND = (
     "verification.verdict.Branches.begin", "verification.boxes.Rest.of", "verification.branches.ahead",
 )  # fmt: skip
 ASKING = (
-    "experiments.sources.read_network", "experiments.sources.read_data", "experiments.job.fitting_batch",
+    "experiments.job.read_network", "experiments.job.read_data", "experiments.job.fitting_batch",
     "cli.running.about_run", "cli.running.store.writing", "experiments.work.rows_of", "cli.running.store.Writer.put",
     "cli.running.store.read", "cli.running.print_summary", "cli.running.progress", "cli.running.console",
 )  # fmt: skip
@@ -47,11 +47,16 @@ STAGES: dict[str, tuple[str, ...]] = {
     "demo": ("cli.studies.run_demo", "cli.studies.command_line", "cli.studies.require_free"),
     "reproduce": ("cli.studies.load", "cli.studies.require_free"),
     "report": ("report.files.read", "report.html.view", "cli.reporting.write_files", "cli.reporting.console"),
-    "compare": ("cli.comparing.compare_runs", "cli.comparing.sentences", "compare.bootstrap", "cli.comparing.console"),
+    "compare": (
+        "cli.comparing.compare_runs",
+        "cli.comparing.sentences",
+        "comparison.subjects.brackets",
+        "cli.comparing.console",
+    ),
     "query": ("cli.keeping.store.read", "cli.keeping._asked", "cli.keeping.console"),
     "check": ("cli.keeping.check_run", "cli.keeping.progress"),
 }
-"""What is asked, and functions it calls on the way: reading, converting, bounding, searching, writing, printing."""
+"""What is asked, and functions that it calls on the way: to read, convert, bound, search, write and print."""
 
 
 def _run(lower: float = 0.5, name: str = "m") -> Run:

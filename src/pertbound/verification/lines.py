@@ -89,8 +89,12 @@ class Lines:
     def climb(self, value: Callable[[Raw], Tensor], start: Raw, steps: int, end: float, *, enough: bool) -> Raw:
         """Adam on value(raw), (items,); the best variables of each item on the way.
 
-        Stops when `time.monotonic() > end`, and, where it is `enough`, when all values are positive.
+        Stops when `time.monotonic() > end`, and, where it is `enough`, when all values are positive. Where there is
+        nothing to vary, before the first activation or without any, or nothing that the values depend on, `start` is
+        what there is.
         """
+        if not start:
+            return {}
         raw, kept = dict(start), dict(start)
         best: Tensor | None = None
         first = {key: torch.zeros_like(part) for key, part in raw.items()}
@@ -99,7 +103,9 @@ class Lines:
             with torch.enable_grad():
                 leaves = {key: part.detach().requires_grad_(True) for key, part in raw.items()}
                 found = value(leaves)
-                gradients = torch.autograd.grad(found.sum(), list(leaves.values()))
+                if not found.requires_grad:
+                    return kept
+                gradients = torch.autograd.grad(found.sum(), list(leaves.values()), allow_unused=True)
             now = found.detach()
             better = torch.ones_like(now, dtype=torch.bool) if best is None else now > best
             best = now if best is None else torch.where(better, now, best)
@@ -108,6 +114,8 @@ class Lines:
                 break
             size = RATE * SLOWING**step * math.sqrt(1 - 0.999**step) / (1 - 0.9**step)
             for key, gradient in zip(leaves, gradients, strict=True):
+                if gradient is None:  # pyright: ignore[reportUnnecessaryComparison] - of what the values do not use
+                    continue
                 change = torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
                 first[key].lerp_(change, 0.1)
                 second[key].lerp_(change.square(), 0.001)

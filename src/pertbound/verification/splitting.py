@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from fractions import Fraction
 from typing import final
 
 import torch
@@ -12,20 +13,23 @@ from pertbound.certificates.relaxed import MEMORY
 from pertbound.graph import Graph, in_float64
 from pertbound.sets import Box
 from pertbound.verification.boxes import Rest, ahead, items_at_once, plain_numbers
+from pertbound.verification.exact import Exact
 from pertbound.verification.question import Question
 from pertbound.verification.witness import Counterexample, confirmed
 
 MOST_SIDES = 8
 """More inputs than so many that can vary are not cut: every cut of all of them would make 2^8 boxes of one."""
 MOST_BOXES = 2**16
+MOST_EXACT = 32
+"""Parts that are tried in rational arithmetic in each round."""
 
 
 @final
 class Splitting:
     """The parts of one question's box that are still open, (parts, *input_shape) float64."""
 
-    def __init__(self, network: Graph, question: Question, memory: int = MEMORY) -> None:
-        self._network, self._question, self._memory = network, question, memory
+    def __init__(self, network: Graph, question: Question, memory: int = MEMORY, exact: Exact | None = None) -> None:
+        self._network, self._question, self._memory, self._exact = network, question, memory, exact
         self._graph = question.graph
         self.open = question.box
 
@@ -42,6 +46,7 @@ class Splitting:
                 if found is not None:
                     return found
                 left = ~self._proved(end)
+                self._exclude(left, end)
                 self.open = Box(self.open.lower[left], self.open.upper[left])
                 if len(self.open.lower):
                     self.open = self._halves()
@@ -76,6 +81,21 @@ class Splitting:
                 proved &= value > 0
             found.append(proved)
         return torch.cat(found)
+
+    def _exclude(self, left: Tensor, end: float) -> None:
+        """Clear `left` (parts,) where rational arithmetic excludes strict inequalities, of `MOST_EXACT` parts at most.
+
+        The parts at which a bound is attained are few, and stay open for ever otherwise.
+        """
+        if self._exact is None or not self._exact.possible:
+            return
+        for i in left.nonzero().flatten()[:MOST_EXACT].tolist():
+            if time.monotonic() > end:
+                return
+            lower, upper = (
+                [Fraction(v) for v in part[i].flatten().tolist()] for part in (self.open.lower, self.open.upper)
+            )
+            left[i] = not self._exact.excluded(lower, upper)
 
     def _halves(self) -> Box:
         """Both halves of each part, cut across its own entry: they share the middle, so nothing is left out.

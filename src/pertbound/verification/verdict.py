@@ -16,6 +16,7 @@ from pertbound.errors import InputError, PropertyError
 from pertbound.frontends.vnnlib import Property
 from pertbound.graph import Graph
 from pertbound.verification.branches import Branches
+from pertbound.verification.exact import Exact
 from pertbound.verification.falsify import Falsifier
 from pertbound.verification.question import Question, question
 from pertbound.verification.splitting import Splitting
@@ -59,8 +60,9 @@ def verify(network: Graph, claim: Property, *, seconds: float = 60.0, seed: int 
 
     X_i and Y_i number the network's inputs and outputs in row-major order. For each box: one round of gradient steps;
     linear relaxation (CROWN) on plain and then on tightened boxes of the hidden layers; then in turns more rounds,
-    linear relaxation on parts of the box where few inputs vary, and branch and bound. `seconds` is a limit for all of
-    it; a step that has begun is finished.
+    linear relaxation on parts of the box where few inputs vary, and branch and bound. Strict inequalities, which hold
+    nowhere where a bound is exactly 0, are excluded by linear relaxation in rational arithmetic, for small networks
+    (`exact.py`), on the box and on its parts. `seconds` is a limit for all of it; a step that has begun is finished.
 
     Raises `PropertyError` where the property does not fit the network, and `InputError` for a limit that is none.
     """
@@ -78,9 +80,11 @@ def verify(network: Graph, claim: Property, *, seconds: float = 60.0, seed: int 
             answer = Answer.UNKNOWN if example is None else Answer.VIOLATED
             return Verdict(answer, example, "every input of a box", time.monotonic() - begun)
         asked = question(network, case)
-        open_.append(_Case(asked, Falsifier(network, asked, seed), Splitting(network, asked), Branches(network, asked)))
+        exact = Exact(network, case)
+        searches = Splitting(network, asked, exact=exact), Branches(network, asked)
+        open_.append(_Case(asked, Falsifier(network, asked, seed), exact, *searches))
     end, turn = begun + seconds, math.inf
-    turns: list[tuple[_Stage, ...]] = [(_first_round, _linear, _tightened), _SEARCHES, (_improved, *_SEARCHES)]
+    turns: list[tuple[_Stage, ...]] = [(_first_round, _linear, _exact, _tightened), _SEARCHES, (_improved, *_SEARCHES)]
     while open_ and time.monotonic() < end:
         stages = turns.pop(0) if turns else _SEARCHES
         for case in list(open_):
@@ -108,6 +112,7 @@ _Stage = Callable[["_Case", float, float], Counterexample | str | None]
 class _Case:
     question: Question
     falsifier: Falsifier
+    exact: Exact
     splitting: Splitting
     branches: Branches
 
@@ -128,6 +133,11 @@ def _more_rounds(case: _Case, end: float, turn: float) -> Counterexample | str |
 
 def _linear(case: _Case, end: float, turn: float) -> str | None:
     return "linear(plain boxes)" if case.branches.begin(tighten=False) else None
+
+
+def _exact(case: _Case, end: float, turn: float) -> str | None:
+    ends = case.question.case
+    return "exact linear" if case.exact.possible and case.exact.excluded(ends.lower, ends.upper) else None
 
 
 def _tightened(case: _Case, end: float, turn: float) -> str | None:

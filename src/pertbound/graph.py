@@ -59,6 +59,7 @@ class Graph:
         self.dtype = dtype
         self.original = original
         self.rounded = rounded
+        self._named = {node.name: node for node in self.nodes}
         known = {INPUT}
         for node in self.nodes:
             missing = [name for name in node.inputs if name not in known]
@@ -94,7 +95,7 @@ class Graph:
 
     def node(self, name: str) -> Node:
         """The node of that name."""
-        return next(node for node in self.nodes if node.name == name)
+        return self._named[name]
 
     def __call__(self, x: Tensor) -> Tensor:
         """The logits of a batch, with gradients where they are wanted. Raises `InputError` for a wrong shape."""

@@ -151,9 +151,12 @@ class Graph:
         Raises `InputError` where there is no such device.
         """
         try:
-            place = torch.zeros(0, device=device).device
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(f"there is no device {str(device)!r} here: {str(error).splitlines()[0]}") from error
+            probe = torch.ones(1, dtype=torch.float64, device=device)  # proofs are in float64
+            probe.item()  # the device "meta" holds no numbers
+            place = probe.device
+        except (RuntimeError, AssertionError, TypeError, ImportError, ValueError) as error:
+            said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise InputError(f"there is no device {str(device)!r} here that computes in float64: {said}") from error
         if place == self.device:
             return self
 

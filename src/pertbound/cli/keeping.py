@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from pertbound import store
 from pertbound.cli.options import AsJson
-from pertbound.cli.show import console, progress
+from pertbound.cli.screen import cell, console, emit, header
+from pertbound.cli.show import progress
 from pertbound.errors import InputError
 from pertbound.experiments.check import check as check_run
 
@@ -50,11 +49,11 @@ def query(
     elif form is Form.csv:
         stream = io.StringIO()
         csv.writer(stream, lineterminator="\n").writerows([names, *lines])
-        typer.echo(stream.getvalue(), nl=False)
+        emit(stream.getvalue())
     else:
-        table = Table(*(escape(name) for name in names))
+        table = Table(*header(names))
         for line in lines:
-            table.add_row(*(Text("" if value is None else _short(value)) for value in line))
+            table.add_row(*(cell("" if value is None else _short(value)) for value in line))
         console().print(table)
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 
 import typer
-from rich.console import Console
 
 from pertbound.cli.asking import attack, bracket, certify
+from pertbound.cli.command import Command
 from pertbound.cli.comparing import compare
 from pertbound.cli.keeping import check, query
 from pertbound.cli.reporting import report
+from pertbound.cli.screen import console
 from pertbound.cli.studies import demo, reproduce
 from pertbound.cli.verifying import verify
 from pertbound.errors import PertboundError
@@ -25,7 +26,7 @@ app = typer.Typer(
     "(certify), from above with a witness (attack), both at once (bracket). Start with: pertbound demo",
 )
 for command in (demo, certify, attack, bracket, reproduce, report, compare, verify, query, check):
-    app.command()(command)
+    app.command(cls=Command)(command)
 
 
 def run() -> None:
@@ -33,9 +34,10 @@ def run() -> None:
     try:
         app()
     except PertboundError as error:
-        Console(stderr=True).print(f"[red]error:[/red] {type(error).__name__}:", end=" ")
-        Console(stderr=True, soft_wrap=True).print(str(error), markup=False, highlight=False)
+        screen = console(stderr=True)
+        screen.print("error:", style="red", end=" ")
+        screen.print(f"{type(error).__name__}: {error}", soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted before anything was measured")
+        console(stderr=True).print("interrupted before anything was measured")
         sys.exit(130)

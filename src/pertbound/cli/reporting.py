@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pertbound.cli.show import console
+from pertbound.cli.screen import console
 from pertbound.errors import InputError
 from pertbound.report.files import write_files
 

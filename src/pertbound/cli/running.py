@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 
 from pertbound import store
 from pertbound.certificates import Certificate
 from pertbound.cli.inputs import command_line, require_free
 from pertbound.cli.options import Asked
-from pertbound.cli.show import console, print_json, print_summary, progress
+from pertbound.cli.screen import Screen, console, copyable
+from pertbound.cli.show import print_json, print_summary, progress
 from pertbound.engine import Failed, Local, drive
 from pertbound.engine.base import said
 from pertbound.experiments.job import as_plain
@@ -64,10 +65,8 @@ def answer(verb: str, asked: Asked, question: Question, *, layer_loss: int | Non
             text = f"Shard {one.index} (samples {samples.start} to {samples.stop - 1}) failed {one.tries} times: "
             screen.print(text + said(one.error), markup=False, highlight=False, soft_wrap=True)
         if failed or interrupted:
-            screen.print(f"Go on with: {_again()}", markup=False, highlight=False, soft_wrap=True)
-        screen.print(
-            f"Run: {out}. Look at it with: pertbound report {out}", markup=False, highlight=False, soft_wrap=True
-        )
+            screen.say(f"Go on with: {_again()}")
+        screen.say(f"Run: {out}. Look at it with: {copyable(['pertbound', 'report', out])}")
     if failed or interrupted:
         raise typer.Exit(FAILED if failed else 130)
 
@@ -102,12 +101,12 @@ def _counting(work: Work, tell: OnProgress) -> Any:
     return on_shard
 
 
-def _say_damaged(writer: Writer, screen: Console) -> None:
+def _say_damaged(writer: Writer, screen: Screen) -> None:
     for index in writer.damaged:
         text = f"Shard {index} is damaged: it was set aside, and is computed again."
         screen.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _again() -> str:
-    command = command_line()
-    return command if "--resume" in command.split() else f"{command} --resume"
+    command = ["pertbound", *sys.argv[1:]]
+    return copyable(command if "--resume" in command else [*command, "--resume"])

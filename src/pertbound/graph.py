@@ -60,6 +60,7 @@ class Graph:
         self.dtype = dtype
         self.original = original
         self.rounded = rounded
+        self._named = {node.name: node for node in self.nodes}
         known = {INPUT}
         for node in self.nodes:
             missing = [name for name in node.inputs if name not in known]
@@ -95,7 +96,7 @@ class Graph:
 
     def node(self, name: str) -> Node:
         """The node of that name."""
-        return next(node for node in self.nodes if node.name == name)
+        return self._named[name]
 
     def __call__(self, x: Tensor) -> Tensor:
         """The logits of a batch, with gradients where they are wanted. Raises `InputError` for a wrong shape."""
@@ -151,9 +152,12 @@ class Graph:
         Raises `InputError` where there is no such device.
         """
         try:
-            place = torch.zeros(0, device=device).device
-        except (RuntimeError, AssertionError) as error:
-            raise InputError(f"there is no device {str(device)!r} here: {str(error).splitlines()[0]}") from error
+            probe = torch.ones(1, dtype=torch.float64, device=device)  # proofs are in float64
+            probe.item()  # the device "meta" holds no numbers
+            place = probe.device
+        except (RuntimeError, AssertionError, TypeError, ImportError, ValueError) as error:
+            said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise InputError(f"there is no device {str(device)!r} here that computes in float64: {said}") from error
         if place == self.device:
             return self
 

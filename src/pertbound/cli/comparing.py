@@ -9,11 +9,9 @@ from typing import Annotated
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from pertbound.cli.show import console
+from pertbound.cli.screen import Screen, cell, console, header
 from pertbound.compare import compare as compare_runs
 from pertbound.comparison import Comparison
 from pertbound.errors import RunError
@@ -119,16 +117,16 @@ def _write(out: Path, found: Comparison, text: str, formats: list[str]) -> list[
     return [target, *figures]
 
 
-def _show(screen: Console, grid: Grid) -> None:
+def _show(screen: Screen, grid: Grid) -> None:
     """A table with colours on a terminal, plain text elsewhere."""
     if not screen.is_terminal:
         screen.print(to_text(grid), markup=False, highlight=False, soft_wrap=True)
         return
-    table = Table(title=Text(grid.caption), title_justify="left")
-    for i, column in enumerate(grid.header):
+    table = Table(title=cell(grid.caption), title_justify="left")
+    for i, column in enumerate(header(grid.header)):
         table.add_column(column, justify="left" if i < grid.text_columns else "right")
     for row in grid.rows:
-        table.add_row(*(Text(cell, style=_style(cell)) for cell in row))
+        table.add_row(*(cell(text, _style(text)) for text in row))
     screen.print(table)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from pertbound.cli.screen import copyable
 from pertbound.data import CHOICES, Images
 from pertbound.errors import InputError, RunError
 from pertbound.preprocessing import Preprocessing
@@ -76,5 +77,5 @@ def require_free(out: Path, overwrite: bool, resume: bool = False) -> None:
 
 
 def command_line() -> str:
-    """The command as it was given, for the run's record."""
-    return " ".join(["pertbound", *sys.argv[1:]])
+    """The command as it was given, for the run's record: a shell reads it as it was read."""
+    return copyable(["pertbound", *sys.argv[1:]])

@@ -12,21 +12,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
-from rich.text import Text
 
 from pertbound import store
 from pertbound.cli.options import AsJson
-from pertbound.cli.show import console, progress
+from pertbound.cli.screen import Screen, cell, console, emit, header
+from pertbound.cli.show import progress
 from pertbound.errors import InputError
 from pertbound.experiments.check import Plan
 from pertbound.experiments.check import check as check_run
 from pertbound.experiments.checking.findings import Trust, Verdict
+from pertbound_entry import ExitCode
 
-CONTRADICTED, UNCONFIRMED = 1, 3
-"""The exit codes of a check that found something wrong, and of one that could not confirm something."""
 Folder = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")]
 
 
@@ -54,11 +51,11 @@ def query(
     elif form is Form.csv:
         stream = io.StringIO()
         csv.writer(stream, lineterminator="\n").writerows([names, *lines])
-        typer.echo(stream.getvalue(), nl=False)
+        emit(stream.getvalue())
     else:
-        table = Table(*(escape(name) for name in names))
+        table = Table(*header(names))
         for line in lines:
-            table.add_row(*(Text("" if value is None else _short(value)) for value in line))
+            table.add_row(*(cell("" if value is None else _short(value)) for value in line))
         console().print(table)
 
 
@@ -129,7 +126,7 @@ def check(
     else:
         _say(screen, *_found(found))
     if found.verdict is not Verdict.CONFIRMED:
-        raise typer.Exit(UNCONFIRMED if found.verdict is Verdict.UNCONFIRMED else CONTRADICTED)
+        raise typer.Exit(ExitCode.UNKNOWN if found.verdict is Verdict.UNCONFIRMED else ExitCode.REFUTED)
 
 
 def _planned(plan: Plan) -> list[str]:
@@ -166,6 +163,6 @@ def _found(found: Trust) -> list[str]:
     return lines
 
 
-def _say(screen: Console, *lines: str) -> None:
+def _say(screen: Screen, *lines: str) -> None:
     for line in lines:
-        screen.print(line, markup=False, highlight=False, soft_wrap=True)
+        screen.say(line)

@@ -10,12 +10,13 @@ import traceback
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pertbound.cli.asking import attack, bracket, certify
+from pertbound.cli.command import Command
 from pertbound.cli.comparing import compare
 from pertbound.cli.keeping import check, query
 from pertbound.cli.reporting import report
+from pertbound.cli.screen import console
 from pertbound.cli.studies import demo, reproduce
 from pertbound.cli.verifying import verify
 from pertbound.errors import ContradictionError, PertboundError
@@ -31,7 +32,7 @@ app = typer.Typer(
     "(certify), from above with a witness (attack), both at once (bracket). Start with: pertbound demo",
 )
 for command in (demo, certify, attack, bracket, reproduce, report, compare, verify, query, check):
-    app.command()(command)
+    app.command(cls=Command)(command)
 _UsageError: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, of click or of typer's copy of it
 _REMEDIES = {
     errno.ENOSPC: "The disk is full: free some space. A run that was begun goes on with --resume.",
@@ -104,19 +105,19 @@ def _code_of(error: BaseException) -> ExitCode:
 
 def _tell(error: BaseException, code: ExitCode, debug: bool) -> None:
     """What happened, on standard error, in two lines at most; with `debug` the traceback before it."""
-    screen = Console(stderr=True, soft_wrap=True, markup=False, highlight=False)
+    screen = console(stderr=True)
     if debug:
         traceback.print_exception(error)
     if isinstance(error, PertboundError):
         screen.print("error:", style="red", end=" ")
-        screen.print(f"{type(error).__name__}: {error}")
+        screen.print(f"{type(error).__name__}: {error}", soft_wrap=True)
     elif code == ExitCode.INTERRUPTED:
         screen.print("interrupted before anything was measured")
     elif code == ExitCode.CRASHED:
         what = "".join(c if c.isprintable() else " " for c in f"{type(error).__name__}: {error}")
         screen.print("error:", style="red", end=" ")
-        screen.print(f"unexpected {' '.join(what.split())[:300]}")
-        screen.print(_remedy(error))
+        screen.print(f"unexpected {' '.join(what.split())[:300]}", soft_wrap=True)
+        screen.print(_remedy(error), soft_wrap=True)
 
 
 def _remedy(error: BaseException) -> str:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from pertbound.cli.show import console, print_contradictions
+from pertbound.cli.screen import console
+from pertbound.cli.show import print_contradictions
 from pertbound.errors import InputError
 from pertbound.report.files import write_files
 from pertbound.store import read

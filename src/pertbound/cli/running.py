@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -9,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 
 from pertbound import store
 from pertbound.certificates import Certificate
 from pertbound.cli.inputs import command_line, require_free
 from pertbound.cli.options import Asked
-from pertbound.cli.show import console, print_contradictions, print_json, print_summary, progress
+from pertbound.cli.screen import Screen, console, copyable
+from pertbound.cli.show import print_contradictions, print_json, print_summary, progress
 from pertbound.engine import Failed, Local, drive
 from pertbound.engine.base import said
 from pertbound.experiments.job import as_plain
@@ -62,16 +63,14 @@ def answer(verb: str, asked: Asked, question: Question, *, layer_loss: int | Non
         for one in failed:
             samples = work.samples(one.index)
             text = f"Shard {one.index} (samples {samples.start} to {samples.stop - 1}) failed {one.tries} times: "
-            screen.print(text + said(one.error), markup=False, highlight=False, soft_wrap=True)
+            screen.say(text + said(one.error))
         if failed or interrupted:
-            screen.print(f"Go on with: {_again()}", markup=False, highlight=False, soft_wrap=True)
-        screen.print(
-            f"Run: {out}. Look at it with: pertbound report {out}", markup=False, highlight=False, soft_wrap=True
-        )
+            screen.say(f"Go on with: {_again()}")
+        screen.say(f"Run: {out}. Look at it with: {copyable(['pertbound', 'report', out])}")
     end_run(run, screen, failed, interrupted)
 
 
-def end_run(run: Run, screen: Console, failed: Sequence[Failed], interrupted: bool) -> None:
+def end_run(run: Run, screen: Screen, failed: Sequence[Failed], interrupted: bool) -> None:
     """Say what contradicts itself in the run, and exit with the code of what happened."""
     wrong = print_contradictions(screen, run)
     if failed or wrong:
@@ -110,12 +109,12 @@ def _counting(work: Work, tell: OnProgress) -> Any:
     return on_shard
 
 
-def _say_damaged(writer: Writer, screen: Console) -> None:
+def _say_damaged(writer: Writer, screen: Screen) -> None:
     for index in writer.damaged:
         text = f"Shard {index} is damaged: it was set aside, and is computed again."
         screen.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _again() -> str:
-    command = command_line()
-    return command if "--resume" in command.split() else f"{command} --resume"
+    command = ["pertbound", *sys.argv[1:]]
+    return copyable(command if "--resume" in command else [*command, "--resume"])

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, final
 
 import typer
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -27,6 +26,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from pertbound.cli.screen import Screen, cell, console
 from pertbound.engine import Failed
 from pertbound.engine.base import said
 from pertbound.experiments.work import OnProgress
@@ -38,24 +38,18 @@ from pertbound.samples import contradictions
 _BADGES = {"certified": "green", "estimate": "yellow", "witness": "cyan"}
 
 
-def console(*, quiet: bool = False) -> Console:
-    """Where results are printed: as wide as the terminal, or wide enough for every table when there is none."""
-    standard = Console(quiet=quiet)
-    return standard if standard.is_terminal else Console(width=150, quiet=quiet)
-
-
 @contextmanager
 def progress() -> Generator[OnProgress, None, None]:
     """On standard error, a bar for each stage with throughput and the time left; nothing when that is no terminal."""
-    to = Console(stderr=True)
+    to = console(stderr=True)
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _Throughput(),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("left", markup=False),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=to, disable=not to.is_terminal, transient=True, speed_estimate_period=600) as bars:
@@ -80,10 +74,10 @@ class _Throughput(ProgressColumn):
         return Text(f"{speed:,.1f}/s" if speed >= 1 else f"{1 / speed:,.1f} s each")
 
 
-def print_summary(to: Console, run: Run) -> None:
+def print_summary(to: Screen, run: Run) -> None:
     """One line for each method, the number of violations, and what the figures mean."""
     norm = str(run.about.get("norm", "L2"))
-    table = Table(title=Text(str(run.about.get("title", "Run"))), title_justify="left")
+    table = Table(title=cell(str(run.about.get("title", "Run"))), title_justify="left")
     for column in ("method", "kind"):
         table.add_column(column, no_wrap=True)
     for column in ("samples", "none found", f"mean {norm}", "median", "min", "max", "s / sample"):
@@ -92,39 +86,38 @@ def print_summary(to: Console, run: Run) -> None:
         colour = _BADGES.get(line.guarantee, "white")
         numbers = (line.mean, line.median, line.min, line.max, line.seconds)
         table.add_row(
-            line.method,
-            f"[{colour}]{line.guarantee}[/{colour}]",
+            cell(line.method),
+            cell(line.guarantee, colour),
             str(line.samples),
             str(line.none_found) if line.guarantee == "witness" else "",
             *(_number(value) for value in numbers),
         )
     to.print(table)
     said = f"Distances are {norm}, in units of {units(run)}."
-    to.print(said, markup=False, highlight=False, soft_wrap=True)
+    to.say(said)
     if run.about.get("accuracy") is not None:
         to.print(f"Accuracy on these samples: {run.about['accuracy']:.2%}.")
     for method, count in violations(run).items():
         if count:
-            to.print(f"[red]{method}: {count} samples have a bound above the distance to a witness.[/red]")
+            to.say(f"{method}: {count} samples have a bound above the distance to a witness.", style="red")
     proven = {line.method for line in summary(run) if line.guarantee == "certified"}
     if proven and any(line.guarantee == "witness" for line in summary(run)):
         bad = sum(count for method, count in violations(run).items() if method in proven)
         to.print(f"Violations of certificates: {bad}.")
     if not run.about.get("complete", True):
-        to.print("[yellow]Not finished (interrupted, or shards failed): the samples measured so far.[/yellow]")
+        to.say("Not finished (interrupted, or shards failed): the samples measured so far.", style="yellow")
 
 
-def print_contradictions(to: Console, run: Run, place: str = "") -> bool:
+def print_contradictions(to: Screen, run: Run, place: str = "") -> bool:
     """Say which certified radii lie above a witness, the first five of them; whether there are any."""
     found = contradictions(run)
     for error in found[:5]:
-        text = str(error).splitlines()[0]
-        to.print(f"CONTRADICTION{place}: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+        to.say(f"CONTRADICTION{place}: {str(error).splitlines()[0]}", style="red")
     if found:
-        text = (
-            f"{len(found)} in all. A certificate or an attack is wrong, so rely on neither; please report it as a bug."
+        to.say(
+            f"{len(found)} in all. A certificate or an attack is wrong, so rely on neither; please report it as a bug.",
+            style="red",
         )
-        to.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
     return bool(found)
 
 

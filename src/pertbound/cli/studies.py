@@ -12,7 +12,8 @@ from pertbound import store
 from pertbound.cli.inputs import command_line, require_free
 from pertbound.cli.options import AsJson, BatchSize, DataDir, Limit, Overwrite, Resume
 from pertbound.cli.running import end_run
-from pertbound.cli.show import console, print_json, print_summary, progress
+from pertbound.cli.screen import console
+from pertbound.cli.show import print_json, print_summary, progress
 from pertbound.data import load
 from pertbound.engine import Local, drive
 from pertbound.errors import InputError

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pertbound.cli.options import AsJson
-from pertbound.cli.show import console
-from pertbound.errors import RunError
+from pertbound.cli.screen import Screen, console
+from pertbound.errors import InputError, PropertyTimeoutError, RunError
 from pertbound.experiments.sources import read_network
 from pertbound.frontends.vnnlib import read_vnnlib
 from pertbound.store import write_whole
@@ -26,7 +27,9 @@ CODES = {Answer.HOLDS: ExitCode.DONE, Answer.VIOLATED: ExitCode.REFUTED, Answer.
 def verify(
     network: Annotated[Path, typer.Argument(help="The classifier: an .onnx, .onnx.gz or .pt2 file.")],
     claim: Annotated[Path, typer.Argument(metavar="PROPERTY", help="A .vnnlib or .vnnlib.gz file, VNN-LIB 1.0.")],
-    timeout: Annotated[float, typer.Option("--timeout", help="Seconds; a step that has begun is finished.")] = 60.0,
+    timeout: Annotated[
+        float, typer.Option("--timeout", help="Seconds, reading included; a step that has begun is finished.")
+    ] = 60.0,
     witness: Annotated[
         Path | None, typer.Option("--witness", help="File for the counterexample; otherwise it is printed.")
     ] = None,
@@ -35,12 +38,13 @@ def verify(
 ) -> None:
     """Does a property hold? Prints holds, violated with a counterexample in the competitions' format, or unknown.
 
-    Exit codes: 0 holds, 1 violated, 3 unknown within the time, 2 bad input or use, 70 an unexpected error.
+    Exit codes: 0 holds, 1 violated, 3 unknown within the time (in which both files are read too), 2 bad input or use,
+    70 an unexpected error.
 
     Example: pertbound verify network.onnx property.vnnlib --timeout 60 --witness counterexample.txt
     """
     screen = console(quiet=as_json)
-    found = ask(read_network(network, None), read_vnnlib(claim), seconds=timeout, seed=seed)
+    found = _answered(network, claim, timeout, seed)
     screen.print(_said(found), markup=False, highlight=False, soft_wrap=True)
     if as_json:
         told = {"answer": found.answer.value, "by": found.by, "seconds": found.seconds}
@@ -50,11 +54,31 @@ def verify(
     raise typer.Exit(CODES[found.answer])
 
 
+def _answered(network: Path, claim: Path, timeout: float, seed: int) -> Verdict:
+    """The answer within the time, of which reading both files takes its part."""
+    if not 0 < timeout < math.inf:
+        raise InputError(f"the time limit must be positive and finite, got {timeout} seconds")
+    begun = time.monotonic()
+
+    def left() -> float:
+        return timeout - (time.monotonic() - begun)
+
+    graph = read_network(network, None)
+    try:
+        asked = read_vnnlib(claim, seconds=max(0.0, left()))
+    except PropertyTimeoutError:
+        by = f"the property was not read to its end within the {timeout:g} seconds"
+        return Verdict(Answer.UNKNOWN, None, by, timeout - left())
+    if left() <= 0:
+        return Verdict(Answer.UNKNOWN, None, f"reading took the {timeout:g} seconds", timeout - left())
+    return ask(graph, asked, seconds=left(), seed=seed)
+
+
 def _said(found: Verdict) -> str:
     return f"{found.answer.value} ({found.by}; {found.seconds:.1f} s)"
 
 
-def _give(found: Verdict, witness: Path | None, screen: Console) -> None:
+def _give(found: Verdict, witness: Path | None, screen: Screen) -> None:
     text = f"{found.counterexample}\n"
     if witness is None:
         typer.echo(text, nl=False)

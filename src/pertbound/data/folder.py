@@ -141,6 +141,8 @@ def _entries(folder: Path) -> tuple[list[Path], list[Path]]:
     """The folders and the files in a folder, each sorted by name; links are followed, and lead one level down only."""
     try:
         entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        if odd := [path.name for path in entries if not path.name.isprintable()]:
+            raise DataError(f"{folder} holds the name {odd[0]!r}, which is no printable text; rename it")
         return [path for path in entries if path.is_dir()], [path for path in entries if not path.is_dir()]
     except OSError as error:
         raise DataError(f"cannot read the folder {folder}: {error}") from error

@@ -34,7 +34,7 @@ def convert(program: Program, dtype: torch.dtype | None = None) -> Converted:
     converter = Converter(program, HANDLERS, dtype)
     for call in with_local_responses(with_lp_pools(program.calls)):
         converter.read(call)
-    return converted(converter, converter.values.get(program.output))
+    return converted(converter, converter.result(program.output))
 
 
 def converted(converter: Converter, result: object) -> Converted:

@@ -80,6 +80,14 @@ _SHARING = {
 """Operators whose result may share memory with their argument."""
 
 
+@dataclass
+class _Tensor:
+    """One tensor under several names, as operators in place leave it: who reads any of them reads the latest."""
+
+    latest: str
+    shared: bool
+
+
 class Converter:
     """The state of one conversion: what each name of the program stands for, and the nodes so far."""
 
@@ -105,7 +113,8 @@ class Converter:
         self.sorted: dict[tuple[str, str], Value] = {}
         """For pairs of nodes: the smaller and the larger entries of both, side by side (see `reducing.py`)."""
         self._handlers = handlers
-        self._same: dict[str, set[str]] = {}
+        self._same: dict[str, _Tensor] = {}
+        self._names: set[str] = set()
         self.shared: set[str] = {program.input, *program.tensors}
         """Names whose memory other names may share: an operator in place on them would change those too."""
 
@@ -137,8 +146,8 @@ class Converter:
             )
         target = call.arguments.get("self")
         changed = target.name if in_place and isinstance(target, Ref) else ""
-        one = self._same.get(changed, {changed})  # the names of one and the same tensor
-        if in_place and (not changed or not one.isdisjoint(self.shared)):
+        one = self._same.setdefault(changed, _Tensor(changed, changed in self.shared)) if changed else None
+        if in_place and (one is None or one.shared):
             raise UnsupportedLayerError(
                 f"{call.target}{place(call)} changes a tensor that other names share (a view, or dropout's input); "
                 "use the operator that does not work in place"
@@ -153,18 +162,25 @@ class Converter:
             raise ConversionError(f"{call.target}{place(call)} has unreadable arguments: {error!r}") from error
         self.values[call.name] = result
         self._share(call, operator_name)
-        if in_place:
-            one.add(call.name)
-            for name in one:  # whoever reads any of them from here on reads the result
-                self.values[name], self._same[name] = result, one
+        if one is not None:
+            one.latest, one.shared = call.name, one.shared or call.name in self.shared
+            self._same[call.name] = one
+
+    def result(self, name: str) -> Any:
+        """What a name stands for by now; None where it stands for nothing."""
+        one = self._same.get(name)
+        return self.values.get(name if one is None else one.latest)
 
     def _share(self, call: Call, operator: str) -> None:
         if operator in _SHARING:
-            self.shared.update((call.name, *(v.name for v in call.arguments.values() if isinstance(v, Ref))))
+            for name in (call.name, *(v.name for v in call.arguments.values() if isinstance(v, Ref))):
+                self.shared.add(name)
+                if name in self._same:
+                    self._same[name].shared = True
 
     def add(self, call: Call, layer: Layer, *inputs: Value) -> Value:
         """A node for the layer; its output's shape is found by running it on zeros, its range by `range_of`."""
-        name = call.name if all(node.name != call.name for node in self.nodes) else f"{call.name}_{len(self.nodes)}"
+        name = f"{call.name}_{len(self.nodes)}" if call.name in self._names else call.name
         if max(math.prod(value.shape) for value in inputs) > LARGEST_SAMPLE:
             raise ConversionError(f"{call.target}{place(call)} reads more than {LARGEST_SAMPLE} numbers a sample")
         with torch.no_grad():
@@ -176,6 +192,7 @@ class Converter:
             except RuntimeError as error:
                 shapes = [v.shape for v in inputs]
                 raise ConversionError(f"{call.target}{place(call)} cannot run on {shapes}: {error}") from error
+        self._names.add(name)
         self.nodes.append(Node(name, layer, tuple(v.node for v in inputs), call.where))
         self.ranges[name] = range_of(layer, [v.shape for v in inputs], [self.ranges[v.node] for v in inputs])
         return Value(name, tuple(output.shape[1:]))
@@ -193,7 +210,7 @@ class Converter:
         if isinstance(value, Ref):
             if value.name not in self.values:
                 raise ConversionError(f"the program reads {value.name!r} before it exists")
-            return self.values[value.name]
+            return self.result(value.name)
         if isinstance(value, list | tuple):
             return [self._resolve(item) for item in value]
         return value

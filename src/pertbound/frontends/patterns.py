@@ -16,6 +16,7 @@ are all calls by name, and how often each name is used. Any error means no."""
 def with_pattern(calls: Sequence[Call], match: Match) -> list[Call]:
     """The calls with each match replaced, unless something is changed in place on the way; all others untouched."""
     by_name = {call.name: call for call in calls}
+    places = {call.name: place for place, call in enumerate(calls)}
     uses = Counter(name for call in calls for name in _names(list(call.arguments.values())))
     replaced: dict[str, Call] = {}
     dropped: set[str] = set()
@@ -24,7 +25,7 @@ def with_pattern(calls: Sequence[Call], match: Match) -> list[Call]:
             found = match(call, by_name, uses)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError):
             found = None  # whatever it is, the operators that it is made of are read one by one
-        if found is not None and not _changes_between(calls, found[1], call):
+        if found is not None and not _changes_between(calls, places, found[1], call):
             replaced[call.name] = found[0]
             dropped.update(found[1])
     return [replaced.get(call.name, call) for call in calls if call.name not in dropped]
@@ -35,10 +36,9 @@ def operator_of(call: Call) -> str:
     return (*call.target.split("."), "")[1]
 
 
-def _changes_between(calls: Sequence[Call], inner: list[str], last: Call) -> bool:
+def _changes_between(calls: Sequence[Call], places: dict[str, int], inner: list[str], last: Call) -> bool:
     """Is anything changed in place between the first of the pattern's calls and the last?"""
-    names = [call.name for call in calls]
-    between = calls[min(names.index(name) for name in inner) : names.index(last.name)]
+    between = calls[min(places[name] for name in inner) : places[last.name]]
     return any(operator_of(call).endswith("_") or "out" in call.arguments for call in between)
 
 

@@ -99,5 +99,8 @@ def _looks_pickled(path: Path) -> bool:
     """
     if not path.is_file():
         return False
-    with path.open("rb") as stream:
-        return path.suffix in _PICKLE_ENDINGS or stream.read(4).startswith(_PICKLE_STARTS)
+    try:
+        with path.open("rb") as stream:
+            return path.suffix in _PICKLE_ENDINGS or stream.read(4).startswith(_PICKLE_STARTS)
+    except OSError:  # reading has failed for another reason
+        return False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import final
 
@@ -13,7 +13,7 @@ import torch
 
 from pertbound.environment import known_state
 from pertbound.errors import InputError, PropertyError
-from pertbound.frontends.vnnlib import Property
+from pertbound.frontends.vnnlib import Case, Property
 from pertbound.graph import Graph
 from pertbound.verification.branches import Branches
 from pertbound.verification.exact import Exact
@@ -26,6 +26,8 @@ FIRST_TURN = 1.0
 """Seconds that each method gets at first before it is the next one's turn; twice as many in every round."""
 IMPROVING = 0.3
 """The part of the time that better boxes of the hidden layers may take, once."""
+AT_ONCE = 1000
+"""Conditions of one box that are asked about together: the layers that judge them have as many outputs."""
 SEARCH = 0.25
 """The part of a turn that goes into the search for counterexamples, after its first round."""
 
@@ -70,9 +72,14 @@ def verify(network: Graph, claim: Property, *, seconds: float = 60.0, seed: int 
         raise InputError(f"the time limit must be positive and finite, got {seconds} seconds")
     _require_fit(network, claim)
     begun = time.monotonic()
+    end, turn = begun + seconds, math.inf
     answer, example, by = Answer.HOLDS, None, "every box is empty"
     open_: list[_Case] = []
-    for case in claim.cases:
+    cases = [part for case in claim.cases for part in _parts(case)]
+    for number, case in enumerate(cases):
+        if time.monotonic() >= end and number:
+            by = f"{len(cases)} of {len(cases)} boxes are open after {seconds:g} seconds"
+            return Verdict(Answer.UNKNOWN, None, by, time.monotonic() - begun)
         if not all(case.conditions):  # nothing is asked of the outputs: every point of the box will do
             middle = [float((low + high) / 2) for low, high in zip(case.lower, case.upper, strict=True)]
             x = torch.tensor(middle, dtype=torch.float64).to(network.dtype).reshape(1, *network.input_shape)
@@ -83,7 +90,6 @@ def verify(network: Graph, claim: Property, *, seconds: float = 60.0, seed: int 
         exact = Exact(network, case)
         searches = Splitting(network, asked, exact=exact), Branches(network, asked)
         open_.append(_Case(asked, Falsifier(network, asked, seed), exact, *searches))
-    end, turn = begun + seconds, math.inf
     turns: list[tuple[_Stage, ...]] = [(_first_round, _linear, _exact, _tightened), _SEARCHES, (_improved, *_SEARCHES)]
     while open_ and time.monotonic() < end:
         stages = turns.pop(0) if turns else _SEARCHES
@@ -99,8 +105,14 @@ def verify(network: Graph, claim: Property, *, seconds: float = 60.0, seed: int 
                     break
         turn = FIRST_TURN if turn == math.inf else 2 * turn
     if open_:
-        answer, by = Answer.UNKNOWN, f"{len(open_)} of {len(claim.cases)} boxes are open after {seconds:g} seconds"
+        answer, by = Answer.UNKNOWN, f"{len(open_)} of {len(cases)} boxes are open after {seconds:g} seconds"
     return Verdict(answer, example, by, time.monotonic() - begun)
+
+
+def _parts(case: Case) -> list[Case]:
+    """A case, or several of the same box: of many conditions each is as good a counterexample, and layers are dense."""
+    several = range(0, max(1, len(case.conditions)), AT_ONCE)
+    return [replace(case, conditions=case.conditions[at : at + AT_ONCE]) for at in several]
 
 
 _Stage = Callable[["_Case", float, float], Counterexample | str | None]

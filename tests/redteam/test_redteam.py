@@ -23,8 +23,8 @@ from redteam.rounding import margin_and_error
 from redteam.stages import ACTIVATIONS, FLAT, NORMS
 from redteam.tally import Tally
 
-SHARDS, NETWORKS, SMALL, PROPERTIES = 12, 48, 30, 60
-"""Networks of any shape, and of one to three inputs: 8 samples, 9 certificates and 2 settings each."""
+SHARDS, NETWORKS, SMALL, PROPERTIES = 18, 36, 18, 90
+"""Networks of any shape, and of one to three inputs: 12 samples, 9 certificates and 2 settings each; properties."""
 KINDS = [*FLAT, *NORMS, *IMAGES, *ACTIVATIONS]
 QUICK = {"lipschitz": pb.Lipschitz(), "linear, plain boxes": pb.LinearRelaxation(tighten=False, passes=3)}
 

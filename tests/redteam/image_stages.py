@@ -141,6 +141,15 @@ def _branches(dice: Dice, shape: Shape) -> nn.Module:
     return kinds[dice.choice(list(kinds))]
 
 
+def _pooled_gate(dice: Dice, shape: Shape) -> nn.Module:
+    """A product with a bounded factor that was pooled, with any divisor."""
+    channels, divisor = shape[0], dice.choice([None, 1, 3])
+    pool = dice.choice([nn.AvgPool2d(2, 1, divisor_override=divisor), nn.MaxPool2d(2, 1), nn.LPPool2d(2, 2, 1)])
+    limit = dice.choice([nn.Sigmoid(), nn.Tanh()])
+    gate = nn.Sequential(nn.Conv2d(channels, channels, 1), limit, pool)
+    return Branches(torch.mul, "product", gate, nn.Conv2d(channels, channels, 2))
+
+
 IMAGES: dict[str, Stage] = {
     "conv": _conv,
     "same conv": _same_conv,
@@ -154,4 +163,5 @@ IMAGES: dict[str, Stage] = {
     "response": _response,
     "moved image": _moved,
     "branches": _branches,
+    "pooled gate": _pooled_gate,
 }

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import pertbound as pb
-from pertbound import layers
-from pertbound.frontends import activations
+from pertbound import layers, push
+from pertbound.frontends import activations, plumbing
 from pertbound.frontends import torch as from_torch
+from pertbound.layers import dense, linear
 from pertbound.layers.piecewise import TwoPieces
 from pertbound.verification.branches import Branches
 from redteam.networks import Drawn, draw
@@ -73,6 +74,19 @@ def _smaller_modulus(kind: str, factor: float) -> Break:
     return broken
 
 
+def _smaller_norms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spectral norms are a third of what they are."""
+    for module in (dense, linear, push):
+        norm = module.spectral_norm_upper
+        monkeypatch.setattr(module, "spectral_norm_upper", lambda matrix, norm=norm: norm(matrix) / 3)
+
+
+def _smaller_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Factors of products are declared to be a quarter as large as they can be."""
+    multiply = layers.Multiply
+    monkeypatch.setattr(plumbing, "Multiply", lambda shape, bounds: multiply(shape, tuple(b / 4 for b in bounds)))
+
+
 def _everything_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Verification believes each property after one look."""
     monkeypatch.setattr(Branches, "begin", lambda self, **options: True)
@@ -89,21 +103,21 @@ def _certain_of_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pb, "certify", unlabelled)
 
 
-MUTANTS: dict[str, tuple[Break, str]] = {
-    "radii times 1.3": (_claims_more, "linear"),
-    "ReLU with a slope": (_wrong_slope, "relu"),
-    "softplus without its threshold": (_no_threshold, "softplus"),
-    "no cap": (_no_cap, "linear"),
-    "labels forgotten": (_certain_of_labels, "linear"),
-    "product": (_smaller_modulus("Multiply", 0.3), "own gate"),
-    "standardize": (_smaller_modulus("Standardize", 0.2), "layer norm"),
-    "max pool": (_smaller_modulus("MaxPool", 0.2), "max pool"),
-    "average pool": (_smaller_modulus("AveragePool", 0.2), "average pool"),
-    "convolution": (_smaller_modulus("Conv", 0.2), "conv"),
-    "batch norm": (_smaller_modulus("Diagonal", 0.2), "batch norm"),
-    "sorting": (_smaller_modulus("Sort", 0.2), "sorted"),
+LIPSCHITZ, LINEAR = "lipschitz, resolved", "linear, plain boxes"
+MUTANTS: dict[str, tuple[Break, str, str]] = {
+    "radii times 1.3": (_claims_more, "linear", LIPSCHITZ),
+    "ReLU with a slope": (_wrong_slope, "relu", LINEAR),
+    "softplus without its threshold": (_no_threshold, "softplus", LINEAR),
+    "no cap": (_no_cap, "linear", LIPSCHITZ),
+    "labels forgotten": (_certain_of_labels, "linear", LIPSCHITZ),
+    "product": (_smaller_modulus("Multiply", 0.3), "own gate", LIPSCHITZ),
+    "standardize": (_smaller_modulus("Standardize", 0.2), "layer norm", LIPSCHITZ),
+    "max pool": (_smaller_modulus("MaxPool", 0.2), "max pool", LIPSCHITZ),
+    "norms of matrices": (_smaller_norms, "linear", LIPSCHITZ),
+    "declared bounds": (_smaller_bounds, "bounded", LIPSCHITZ),
+    "sorting": (_smaller_modulus("Sort", 0.2), "sorted", LIPSCHITZ),
 }
-"""What is broken, and a kind of layer that the networks have."""
+"""What is broken, a kind of layer that the networks have, and the certificate that shows it."""
 EVERYTHING_HOLDS = _everything_holds
 
 

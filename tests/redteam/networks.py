@@ -16,7 +16,7 @@ from redteam.stages import ACTIVATIONS, FLAT, NORMS, Stage
 
 SCALES = ("plain",) * 6 + ("hot", "mixed", "offset", "extreme", "tiny")
 """How large the weights are: see `_scaled`."""
-SAMPLES = 8
+SAMPLES = 12
 LARGEST = 100
 """Entries of a hidden value."""
 

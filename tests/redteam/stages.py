@@ -134,6 +134,26 @@ def _own_gate(dice: Dice, shape: Shape) -> nn.Module:
     return Branches(torch.mul, "product", nn.Identity(), nn.Sequential(nn.Linear(n, n), nn.Sigmoid()))
 
 
+def _bounded(dice: Dice, shape: Shape) -> nn.Module:
+    """A product with a factor that is bounded, and then summed, padded, scaled, ...: its bound must follow."""
+    (n,) = shape
+    limits = [nn.Sigmoid(), nn.Tanh(), nn.Hardtanh(-0.5, 2.0), nn.Hardsigmoid(), nn.ReLU6()]
+    changes: list[nn.Module] = [
+        Formula(lambda x: x.reshape(x.shape[0], -1, 2).sum(-1), "sums of pairs"),
+        Formula(lambda x: x.reshape(x.shape[0], -1, 4).sum(-1), "sums of fours"),
+        padded((0, 1), "constant", dice.choice([-3.0, 5.0])),
+        Affine(3 * torch.randn(4), 2 * torch.randn(4)),
+        Formula(lambda x: x + 2 * x.flip(1), "sum with itself"),
+        Formula(lambda x: x * x, "square"),
+        nn.Sequential(reshaped(1, 4), nn.LPPool1d(2, 2, 1), nn.Flatten()),
+        nn.Sequential(nn.LeakyReLU(-3.0), nn.ELU(2.0)),
+    ]
+    factor = nn.Sequential(nn.Linear(n, 4), dice.choice(limits), dice.choice(changes))
+    with torch.no_grad():
+        size = factor(torch.zeros(2, n)).shape[1]
+    return Branches(torch.mul, "product", factor, nn.Linear(n, size))
+
+
 def _glu(dice: Dice, shape: Shape) -> nn.Module | None:
     return nn.GLU(1) if shape[0] % 2 == 0 else None
 
@@ -212,6 +232,7 @@ FLAT: dict[str, Stage] = {
     "linear": _linear,
     "gate": _gate,
     "own gate": _own_gate,
+    "bounded": _bounded,
     "glu": _glu,
     "sum": _sum,
     "sorted": _sorted,

@@ -23,10 +23,10 @@ from redteam.rounding import margin_and_error
 from redteam.stages import ACTIVATIONS, FLAT, NORMS
 from redteam.tally import Tally
 
-SHARDS, NETWORKS, SMALL, PROPERTIES = 12, 48, 30, 60
-"""Networks of any shape, and of one to three inputs: 8 samples, 9 certificates and 2 settings each."""
+SHARDS, NETWORKS, SMALL, PROPERTIES = 18, 36, 18, 90
+"""Networks of any shape, and of one to three inputs: 12 samples, 9 certificates and 2 settings each; properties."""
 KINDS = [*FLAT, *NORMS, *IMAGES, *ACTIVATIONS]
-QUICK = {"lipschitz": pb.Lipschitz(), "interval": pb.Interval(passes=3), "quadratic": pb.QuadraticRelaxation(steps=3)}
+QUICK = {"lipschitz": pb.Lipschitz(), "linear, plain boxes": pb.LinearRelaxation(tighten=False, passes=3)}
 
 
 def _two_layers() -> Drawn:
@@ -39,7 +39,7 @@ def _two_layers() -> Drawn:
 def test_a_small_network_is_not_contradicted(tally: Tally) -> None:
     claims.check(_two_layers(), tally, 1, QUICK)
     tally.require_none()
-    assert tally["certificate checks"] == 12
+    assert tally["certificate checks"] == 8
 
 
 def test_the_attack_finds_the_boundary_of_a_linear_network() -> None:
@@ -111,8 +111,7 @@ def test_every_layer_is_reached(tally: Tally) -> None:
                 continue
             reached |= {type(node.layer).__name__ for node in graph.nodes}
             claims.check(drawn, tally, 1, QUICK)
-            if seed >= 1:
-                break
+            break
     every = {name for name in layers.__all__ if inspect.isclass(getattr(layers, name))} - {"Shape"}
     abstract = {name for name in every if inspect.isabstract(getattr(layers, name))}
     assert every - abstract - reached == set()
@@ -123,11 +122,11 @@ def test_every_layer_is_reached(tally: Tally) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MUTANTS)
 def test_broken_copies_are_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken, kind = MUTANTS[name]
+    broken, kind, certificate = MUTANTS[name]
     broken(monkeypatch)
     tally = Tally()
     for drawn in candidates(kind):
-        claims.check(drawn, tally, 2)
+        claims.check(drawn, tally, 2, {certificate: claims.CERTIFICATES[certificate]})
         if tally.faults:
             return
     pytest.fail(f"nothing was found in {tally['certificate checks']} checks")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import pertbound as pb
 from contracts import aten_cases, onnx_cases
@@ -132,4 +133,81 @@ def check_onnx(
 @pytest.mark.parametrize("name", sorted(ONNX))
 def test_onnx_once(name: str, tmp_path: Path, recorded: Recorded) -> None:
     found = (check_onnx(name, ONNX[name], number, tmp_path, recorded, layers=1) for number in range(10))
+    assert any(found), "nothing that was drawn is supported"
+
+
+# --- many draws, and through torch.export and its files ------------------------------------------------------------
+
+MANY = 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({*ATEN} - NEVER))
+def test_aten_often(name: str) -> None:
+    found = sum(check_aten(name, ATEN[name], number) for number in range(MANY))
+    assert found >= MANY / 6, f"only {found} of {MANY} draws are supported"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(ONNX))
+def test_onnx_often(name: str, tmp_path: Path, recorded: Recorded) -> None:
+    found = sum(check_onnx(name, ONNX[name], number, tmp_path, recorded) for number in range(MANY))
+    assert found >= MANY / 6, f"only {found} of {MANY} draws are supported"
+
+
+class Steps(nn.Module):
+    """A program as a module, with logits of whatever its result is."""
+
+    def __init__(self, source: Program, dice: Dice) -> None:
+        super().__init__()
+        self.source, self.names = source, tuple(source.tensors)
+        for name, value in source.tensors.items():
+            self.register_buffer(f"own_{name}", value)
+        with torch.no_grad():
+            size = self.value(torch.zeros(source.input_shape, dtype=dice.dtype)).shape[1]
+        self.register_buffer("last", torch.randn(size, 3, generator=dice.generator, dtype=dice.dtype))
+
+    def value(self, x: Tensor) -> Tensor:
+        return run(self.source, x, {name: getattr(self, f"own_{name}") for name in self.names}).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.value(x) @ self.last
+
+
+def check_module(name: str, number: int, recorded: Recorded, folder: Path) -> bool:
+    """As `check_aten`, but through `from_torch`; the file that torch.export writes gives the same ranges."""
+    dice = Dice(name, number)
+    drawn = ATEN[name](dice)
+    source = program(drawn, prefixes(dice, nonnegative=drawn.nonnegative), 2)
+    model = Steps(source, dice).eval()
+    example = torch.randn(2, *drawn.shape, generator=dice.generator, dtype=dice.dtype)
+    try:
+        graph = pb.from_torch(model, example)
+    except UnsupportedLayerError:
+        return False
+    read_ = recorded.of(graph)
+    x = inputs(drawn.shape, dice.generator, drawn.numbers)
+    with torch.no_grad():
+        expected = model(x)
+    allowed = 1e-9 * (1 + expected.abs().flatten(1).amax(1, keepdim=True))
+    assert ((graph.run(x) - expected).abs() <= allowed)[expected.isfinite()].all(), f"something else: {drawn.steps}"
+    check_facts(read_, x, dice.generator, layers=2)
+    if number % 4 == 0:
+        exported = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+        torch.export.save(exported, folder / "model.pt2")
+        again = pb.from_pt2(folder / "model.pt2")
+        assert torch.allclose(again.run(x), graph.run(x), rtol=1e-12, atol=1e-300, equal_nan=True)
+        assert list(recorded.ranges.values()) == list(read_.ranges.values())
+    return True
+
+
+FINAL = {"aten.softmax", "aten.log_softmax", "aten._softmax", "aten._log_softmax"}
+"""Nothing may follow these."""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*treespec", "ignore:The tensor attributes", "ignore:Using padding")
+@pytest.mark.parametrize("name", sorted({*ATEN} - NEVER - FINAL))
+def test_modules_and_their_files(name: str, tmp_path: Path, recorded: Recorded) -> None:
+    found = [check_module(name, number, recorded, tmp_path) for number in range(100, 105)]
     assert any(found), "nothing that was drawn is supported"

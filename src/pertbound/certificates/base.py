@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pertbound.environment import known_state
 from pertbound.errors import InputError
+from pertbound.frontends.agreement import require_own_agreement
 from pertbound.graph import Graph
 from pertbound.problem import Certified, Estimate, Problem
 from pertbound.sets import Ball
@@ -92,9 +93,15 @@ def certify(
     `Estimator` such as `Published` answers with an `Estimate`, which is not a guarantee. `upper` (samples,) may hold
     sizes of perturbations that are known to change the class, such as a witness's: more is not worth proving.
 
-    Raises `InputError` for inputs that do not fit the network or are not finite.
+    Where the network was made from a model (`Graph.original`), both are run beside each other once for each new batch
+    size. The answer does not depend on the caller's modes (`environment.py`).
+
+    Raises `InputError` for inputs that do not fit the network or are not finite, `ConversionError` where the network
+    and its model disagree on them.
     """
     batches = Problem(network, x, labels, within, upper).batches(batch_size)
+    for batch in batches:
+        require_own_agreement(network, batch.x)
     if isinstance(certificate, Certificate):
         parts = [certificate.certify(batch) for batch in batches]
         first = parts[0]

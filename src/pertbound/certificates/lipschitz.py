@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from pertbound.certificates.base import Certificate
+from pertbound.environment import plain_float32
 from pertbound.numerics import SLACK, UNIT32
 from pertbound.problem import Certified, Guarantee, Problem
 from pertbound.push import Push, Summary
@@ -53,10 +54,10 @@ class Lipschitz(Certificate):
     def certify(self, problem: Problem) -> Certified:
         """The radii of one batch."""
         push = problem.network.derive(Push)
-        view = _View(push, problem.x if _plain_float32(problem.x) else problem.x.to(torch.float64), problem.labels)
+        view = _View(push, problem.x if plain_float32(problem.x) else problem.x.to(torch.float64), problem.labels)
         radius = view.radius(self.tolerance)
         noisy = (view.noise_share > self.resolve) & view.may_reach(self.floor * _norms(problem.x))
-        if _plain_float32(problem.x) and bool(noisy.any()):
+        if plain_float32(problem.x) and bool(noisy.any()):
             labels = None if problem.labels is None else problem.labels[noisy]
             again = _View(push, problem.x[noisy].to(torch.float64), labels)
             agrees = again.reference == view.reference[noisy]
@@ -67,24 +68,6 @@ class Lipschitz(Certificate):
         factor = problem.within.l2_radius(torch.ones_like(radius[:1]), problem.network.input_shape)
         guarantee = Guarantee(problem.within.norm_name, problem.within.domain)
         return Certified(radius / factor * (1 - SLACK), view.reference, view.predicted, self.name, guarantee)
-
-
-def _plain_float32(x: Tensor) -> bool:
-    """Whether x is float32 and will be computed as such: no accelerator's TF32, no reduced-precision products.
-
-    PyTorch has an old setting for this and newer ones for each backend and operation; all of them must be untouched.
-    Reading the old one fails once a newer one was set, which therefore counts as touched.
-    """
-    if x.dtype != torch.float32 or x.device.type != "cpu":
-        return False
-    onednn: Any = torch.backends.mkldnn
-    places = (torch.backends, onednn, *(getattr(onednn, name, None) for name in ("conv", "matmul")))
-    if any(getattr(place, "fp32_precision", "none") not in ("none", "ieee") for place in places):
-        return False
-    try:
-        return torch.get_float32_matmul_precision() == "highest"
-    except RuntimeError:
-        return False
 
 
 def _norms(x: Tensor) -> Tensor:

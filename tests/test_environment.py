@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +13,11 @@ from torch import nn
 import pertbound as pb
 from contracts.catalogue import catalogue
 from contracts.environment import (
+    DETERMINISTIC,
+    QUICK,
     STATES,
+    TIMED,
+    all_at_once,
     check_answers,
     check_flushed_noise,
     check_kept_facts,
@@ -39,9 +45,8 @@ from pertbound.layers import (
 
 TINY, HUGE = 1e-40, 1e30
 CATALOGUE = catalogue()
-HOLDS = (
-    "(declare-const X_0 Real)(declare-const Y_0 Real)(declare-const Y_1 Real)(assert (>= Y_0 Y_1))(assert (>= X_0 0))"
-)
+DECLARED = "(declare-const X_0 Real)(declare-const Y_0 Real)(declare-const Y_1 Real)"
+PROPERTY = f"{DECLARED}(assert (>= Y_0 Y_1))(assert (>= X_0 0))"
 
 
 @pytest.fixture(autouse=True)
@@ -49,38 +54,49 @@ def _few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pertbound.balance.STEPS", 5)  # of no use here, and most of the time otherwise
 
 
+def test_certificates_give_the_same_answer_in_all_states_at_once() -> None:
+    check_answers({"flushing": flushing, "all at once": all_at_once}, QUICK)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in STATES if name != "plain"])
 def test_every_certificate_gives_the_same_answer_in_every_state(name: str) -> None:
-    check_answers(("plain", name))
+    check_answers({name: STATES[name]}, (*DETERMINISTIC, *TIMED))
 
 
-@pytest.mark.parametrize("name", ["flushing", "autocast", "inference mode"])
+STATES_OF_VERDICTS = [name if name == "flushing" else pytest.param(name, marks=pytest.mark.slow) for name in STATES]
+
+
+@pytest.mark.parametrize("name", STATES_OF_VERDICTS)
 def test_a_verdict_does_not_depend_on_the_state(name: str) -> None:
     before = settings()
-    with STATES[name]():
-        for end, answer in ((0.45, pb.Answer.HOLDS), (0.55, pb.Answer.VIOLATED)):
-            claim = parse_vnnlib(f"{HOLDS}(assert (<= X_0 {end}))")
-            assert pb.verify(denormal_graph(), claim, seconds=20).answer is answer
+    for end, answer in ((0.45, pb.Answer.HOLDS), (0.55, pb.Answer.VIOLATED)):
+        claim, graph = parse_vnnlib(f"{PROPERTY}(assert (<= X_0 {end}))"), denormal_graph()
+        with STATES[name]():
+            assert pb.verify(graph, claim, seconds=20).answer is answer
     assert settings() == before
 
 
-def test_a_model_is_read_in_every_state_at_once() -> None:
-    """Also certified, attacked and bracketed, under autocast, which raised a raw error once."""
+@pytest.mark.slow
+def test_a_model_is_read_in_several_states_at_once() -> None:
+    """Also certified and attacked, under autocast, which raised a raw error once."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).eval()
-    x = torch.randn(2, 3)
-    found = []
-    for names in ((), ("flushing", "autocast", "float64 by default", "no gradients")):
+    x, found = torch.randn(2, 3), []
+    hostile = ("flushing", "autocast", "float64 by default", "no gradients")
+    with contexts(hostile):
+        network = pb.from_torch(model, x)
+    for names in ((), hostile):
         with contexts(names):
-            network = pb.from_torch(model, x)
-            bracket = pb.bracket(network, x, certificates=[pb.Interval()], attacks=[pb.DDN(steps=5)])
-            found.append((bracket.lower, bracket.upper))
-    assert torch.equal(found[0][0], found[1][0])
-    assert torch.equal(found[0][1], found[1][1])
+            found.append(pb.bracket(network, x, certificates=[pb.Interval()], attacks=[pb.DDN(steps=5)]))
+    assert torch.equal(found[0].lower, found[1].lower)
+    assert torch.equal(found[0].upper, found[1].upper)
+    with torch.no_grad():
+        assert torch.equal(network(x), model(x))
 
 
-def contexts(names: tuple[str, ...]) -> environment.ExitStack:
-    stack = environment.ExitStack()
+def contexts(names: tuple[str, ...]) -> ExitStack:
+    stack = ExitStack()
     for name in names:
         stack.enter_context(STATES[name]())
     return stack
@@ -91,22 +107,17 @@ def test_what_a_layer_keeps_does_not_depend_on_who_asks_first(name: str) -> None
     layer = CATALOGUE[name].layer
     own = {key: value for key, value in vars(layer).items() if isinstance(value, torch.Tensor)}
     floats = {key: value for key, value in own.items() if value.is_floating_point()}
-    small = environment_copy(layer, {key: value * 1e-39 for key, value in floats.items()}) if floats else layer
+    small = replace(layer, **{key: value * 1e-39 for key, value in floats.items()}) if floats else layer
     check_kept_facts(small, lambda: contexts(("flushing", "autocast", "inference mode", "float64 by default")))
-
-
-def environment_copy(layer: Layer, tensors: dict[str, torch.Tensor]) -> Layer:
-    from dataclasses import replace
-
-    return replace(layer, **tensors)  # type: ignore[type-var]
 
 
 def test_what_a_graph_keeps_does_not_depend_on_the_state() -> None:
     def small(graph: pb.Graph) -> torch.Tensor:
         return graph.node("small").layer.weight.to(torch.float64)  # type: ignore[attr-defined]
 
+    graph = denormal_graph()
     with flushing(), torch.inference_mode():
-        kept = denormal_graph().derive(small)
+        kept = graph.derive(small)
     assert float(kept) == pytest.approx(1e-40, rel=1e-4)
     assert not kept.is_inference()
 
@@ -142,17 +153,25 @@ def test_the_noise_covers_what_flushing_loses(name: str) -> None:
 
 
 def test_states_are_put_back_after_an_error() -> None:
-    before = settings()
-    with pytest.raises(ZeroDivisionError), known_state(), denormals_flushed():
+    @known_state()
+    @denormals_flushed()
+    def fail() -> None:
         assert flushes_denormals()
         raise ZeroDivisionError
+
+    before = settings()
+    with all_at_once():
+        inside = settings()
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert settings() == inside
     assert settings() == before
 
 
 def test_a_search_flushes_and_a_fact_asked_for_on_the_way_does_not() -> None:
+    layer = Dense((1,), torch.tensor([[1e-40]]), None)
     with known_state(), denormals_flushed():
         assert flushes_denormals()
-        layer = Dense((1,), torch.tensor([[1e-40]]), None)
         assert layer.norm_upper == pytest.approx(1e-40, rel=1e-3)
         assert flushes_denormals()
 

@@ -245,5 +245,9 @@ def _rescaled(node: Node, factors: dict[Link, Tensor]) -> Layer | None:
         if link.below == node.name:
             flat = weight.reshape(len(weight), link.channels, -1)
             weight = (flat / wide[:, None]).reshape(weight.shape)
-    whole = all(bool(torch.isfinite(part.to(torch.float32)).all()) for part in (weight, bias) if part is not None)
-    return replace(layer, weight=weight, bias=bias) if whole else None
+    return replace(layer, weight=weight, bias=bias) if _whole(weight, bias) else None
+
+
+def _whole(*tensors: Tensor | None) -> bool:
+    """Whether all are finite in float32."""
+    return all(bool(torch.isfinite(part.to(torch.float32)).all()) for part in tensors if part is not None)

@@ -1,4 +1,4 @@
-"""Libraries that heed the caller's modes, each with the check that must notice; mutants of the agreement are here too."""
+"""Libraries that heed the caller's modes, or what these flush, each with the check that must notice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from contracts.environment import STATES, check_answers, check_flushed_noise, check_kept_facts
+from contracts.environment import QUICK, STATES, check_answers, check_flushed_noise, check_kept_facts, flushing
 from pertbound import balance, environment, graph
 from pertbound.certificates import relaxed
 from pertbound.environment import denormals_flushed
@@ -22,7 +22,7 @@ Mutant = Callable[[], AbstractContextManager[object]]
 
 def _answers() -> None:
     with patch.object(balance, "STEPS", 5):
-        check_answers(("plain", "flushing"))
+        check_answers({"flushing": flushing}, QUICK)
 
 
 def _facts() -> None:

@@ -9,6 +9,9 @@ The factors t = log D descend sum log norm by Adam. With u and v the singular ve
 value the derivative by the log of an output channel's factor is norm(u_channel)^2, by an input channel's
 -norm(v_channel)^2.
 
+Scales that are far from 1 (`ORDINARY`) are first taken from each layer to the next by powers of two, so that searches
+in float32 do not overflow. Where a new weight would not be finite in float32 all the same, nothing is rescaled.
+
 The new weights are rounded to float64, each at most twice; `Rest.drift` says what that can change.
 """
 
@@ -48,6 +51,10 @@ ENTRIES = 2**18
 """Graphs with more entries in all nodes together are left as they are: a hundred passes would take too long."""
 WORTH = 0.9
 """The product of the norms has to shrink by this factor for the new graph to be used."""
+ORDINARY = 24
+"""Layers whose largest weight is between 2^-ORDINARY and 2^ORDINARY keep their scale but for what the descent gains."""
+LAST = 1000
+"""Beyond 2^-LAST and 2^LAST float64 ends, and nothing is done."""
 
 
 @final
@@ -67,11 +74,40 @@ def balanced(graph: Graph) -> Graph:
     if not found or not known or _entries(graph) > ENTRIES:
         return graph
     logs, gain = _descend(graph, found)
-    if gain > WORTH:
+    powers = _powers(graph, found)
+    if gain > WORTH and not any(powers):
         return graph
-    factors = {link: log.exp() for link, log in zip(found, logs, strict=True)}
-    nodes = [replace(node, layer=_rescaled(node, factors)) for node in graph.derive(in_float64).nodes]
+    gains = [
+        log.to(torch.float64).exp() if gain <= WORTH else torch.ones_like(log, dtype=torch.float64) for log in logs
+    ]
+    factors = {link: factor * 2.0**power for link, factor, power in zip(found, gains, powers, strict=True)}
+    nodes: list[Node] = []
+    for node in graph.derive(in_float64).nodes:
+        layer = _rescaled(node, factors)
+        if layer is None:
+            return graph
+        nodes.append(replace(node, layer=layer))
     return Graph(nodes, graph.input_shape, dtype=torch.float64, original=graph.original, rounded=True)
+
+
+def _exponent(*tensors: Tensor | None) -> int:
+    """That of the largest entry: divided by 2 to this power it is between 1/2 and 1."""
+    largest = max(float(part.abs().max()) for part in tensors if part is not None and part.numel())
+    return max(-LAST, math.frexp(largest)[1])
+
+
+def _powers(graph: Graph, found: list[Link]) -> list[int]:
+    """The power of two that each link's factors begin with: it takes extreme scales to the layer below."""
+    carried: dict[str, int] = {}
+    powers: list[int] = []
+    for link in found:
+        layer = graph.node(link.above).layer
+        assert isinstance(layer, Dense | Conv)
+        scale = _exponent(layer.weight, layer.bias) + carried.get(link.above, 0)
+        scale = scale if ORDINARY < abs(scale) <= LAST else 0
+        carried[link.below] = scale
+        powers.append(-scale)
+    return powers
 
 
 def links(graph: Graph) -> list[Link]:
@@ -116,7 +152,7 @@ def _entries(graph: Graph) -> int:
 
 def _descend(graph: Graph, found: list[Link]) -> tuple[list[Tensor], float]:
     """Logarithms of the factors, and what they make of the product of the norms."""
-    layers = {node.name: node.layer for node in graph.nodes if isinstance(node.layer, Linear)}
+    layers = {node.name: _of_size_one(node.layer) for node in graph.nodes if isinstance(node.layer, Linear)}
     names = [name for name in layers if any(name in (link.above, link.below) for link in found)]
     device = graph.device
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -154,6 +190,14 @@ def _descend(graph: Graph, found: list[Link]) -> tuple[list[Tensor], float]:
     return logs, gain
 
 
+def _of_size_one(layer: Linear) -> Linear:
+    """The layer, its weights divided by a power of two so that none is above 1: norms in float32 do not overflow."""
+    if not isinstance(layer, Dense | Conv):
+        return layer
+    weight = layer.weight.to(torch.float64) * 2.0 ** -_exponent(layer.weight)
+    return replace(layer, weight=weight.to(layer.weight.dtype), bias=None)
+
+
 def _largest(
     layer: Linear, v: Tensor, out: Tensor | None, into: Tensor | None, times: int
 ) -> tuple[Tensor, Tensor, float]:
@@ -183,8 +227,11 @@ def _shares(unit: Tensor, channels: int) -> Tensor:
     return unit.reshape(channels, -1).square().sum(1)
 
 
-def _rescaled(node: Node, factors: dict[Link, Tensor]) -> Layer:
-    """The layer with the factors of its links, in float64; layers without a link unchanged."""
+def _rescaled(node: Node, factors: dict[Link, Tensor]) -> Layer | None:
+    """The layer with the factors of its links, in float64; layers without a link unchanged.
+
+    None where it would not be finite in float32, in which it is searched.
+    """
     layer = node.layer
     if not isinstance(layer, Dense | Conv):
         return layer
@@ -198,4 +245,9 @@ def _rescaled(node: Node, factors: dict[Link, Tensor]) -> Layer:
         if link.below == node.name:
             flat = weight.reshape(len(weight), link.channels, -1)
             weight = (flat / wide[:, None]).reshape(weight.shape)
-    return replace(layer, weight=weight, bias=bias)
+    return replace(layer, weight=weight, bias=bias) if _whole(weight, bias) else None
+
+
+def _whole(*tensors: Tensor | None) -> bool:
+    """Whether all are finite in float32."""
+    return all(bool(torch.isfinite(part.to(torch.float32)).all()) for part in tensors if part is not None)

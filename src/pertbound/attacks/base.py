@@ -10,9 +10,10 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from pertbound.environment import known_state
+from pertbound.environment import known_state, plain_float32
 from pertbound.errors import InputError
-from pertbound.graph import Graph
+from pertbound.frontends.agreement import require_own_agreement
+from pertbound.graph import Graph, in_float64
 from pertbound.numerics import UNIT64, gamma
 from pertbound.problem import Problem, Witness, strictly_misclassified
 from pertbound.sets import Ball
@@ -60,7 +61,7 @@ class Attack(ABC):
         """The attack on one batch, each candidate run again through the graph and the original model."""
         network, x = problem.network, problem.x.detach()
         with torch.no_grad():
-            predicted = network.run(x).argmax(1)
+            predicted = _logits(network, x).argmax(1)
         reference = problem.reference(predicted)
         candidate, methods = self.named_candidates(problem, reference)
         if candidate.shape != x.shape or candidate.dtype != x.dtype:
@@ -89,10 +90,17 @@ def confirmed(problem: Problem, candidate: Tensor, reference: Tensor) -> Tensor:
     network = problem.network
     with torch.no_grad():
         wrong = problem.within.in_box(candidate)
-        wrong &= strictly_misclassified(network.run(candidate), reference)
+        wrong &= strictly_misclassified(_logits(network, candidate), reference)
         if network.original is not None:
             wrong &= strictly_misclassified(network.original(candidate), reference, reserve=0.0)
     return wrong
+
+
+def _logits(network: Graph, x: Tensor) -> Tensor:
+    """The logits; in float64 where float32 products are computed with less, which could show what is not so."""
+    if x.dtype == torch.float64 or plain_float32(x):
+        return network.run(x)
+    return network.derive(in_float64).run(x.to(torch.float64))
 
 
 @known_state()
@@ -114,11 +122,15 @@ def attack(
     is in the norm of `within`, `l2`, `linf` and `l1` in each, all infinite where nothing was found. `upper` (samples,)
     may hold sizes of perturbations that are known to change the class: a method that starts at a radius starts there.
 
-    Raises `InputError` for inputs that do not fit the network, are not finite or lie outside the box.
+    Raises `InputError` for inputs that do not fit the network, are not finite or lie outside the box, and
+    `ConversionError` where the network and the model that it was made from disagree on them.
     """
     if not isinstance(method, Attack):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"{method!r} is no attack; bounds from below are asked with pb.certify")
-    parts = [method.witness(batch) for batch in Problem(network, x, labels, within, upper).batches(batch_size)]
+    batches = Problem(network, x, labels, within, upper).batches(batch_size)
+    for batch in batches:
+        require_own_agreement(network, batch.x)
+    parts = [method.witness(batch) for batch in batches]
     return Witness(
         torch.cat([part.adversarial for part in parts]),
         torch.cat([part.found for part in parts]),

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pertbound.environment import known_state
 from pertbound.errors import ContradictionError, InputError
+from pertbound.frontends.agreement import require_own_agreement
 from pertbound.graph import Graph
 from pertbound.problem import Certified, Estimate, Problem, require_agreement
 from pertbound.sets import Ball
@@ -125,8 +126,11 @@ def certify(
     `Estimator` such as `Published` answers with an `Estimate`, which is not a guarantee. `upper` (samples,) may hold
     sizes of perturbations that were seen to change the class, such as `Witness.distance`: no radius is larger.
 
-    Raises `InputError` for inputs that do not fit the network or are not finite, and `ContradictionError` where the
-    certificate proves more than `upper`.
+    Where the network was made from a model (`Graph.original`), both are run beside each other once for each new batch
+    size. The answer does not depend on the caller's modes (`environment.py`).
+
+    Raises `InputError` for inputs that do not fit the network or are not finite, `ConversionError` where the network
+    and its model disagree on them, and `ContradictionError` where the certificate proves more than `upper`.
     """
     return ask(Problem(network, x, labels, within, upper), certificate, batch_size)
 
@@ -142,6 +146,8 @@ def ask(problem: Problem, certificate: Certificate | Estimator, batch_size: int)
 def ask(problem: Problem, certificate: Certificate | Estimator, batch_size: int) -> Certified | Estimate:
     """`certify` about a problem, at most `batch_size` samples at a time."""
     batches = problem.batches(batch_size)
+    for batch in batches:
+        require_own_agreement(problem.network, batch.x)
     if isinstance(certificate, Certificate):
         parts: list[Certified] = []
         for number, batch in enumerate(batches):

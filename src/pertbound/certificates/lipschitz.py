@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from pertbound.certificates.base import Certificate
+from pertbound.environment import plain_float32
 from pertbound.numerics import SLACK, UNIT32
 from pertbound.problem import Certified, Guarantee, Problem
 from pertbound.push import Push, Summary
@@ -52,7 +53,7 @@ class Lipschitz(Certificate):
 
     def certify(self, problem: Problem) -> Certified:
         """The radii of one batch."""
-        push, plain = problem.network.derive(Push), _plain_float32(problem.x)
+        push, plain = problem.network.derive(Push), plain_float32(problem.x)
         view = _View(push, problem.x if plain else problem.x.to(torch.float64), problem.labels)
         if plain:
             problem.executed(view.logits)
@@ -69,24 +70,6 @@ class Lipschitz(Certificate):
         factor = problem.within.l2_radius(torch.ones_like(radius[:1]), problem.network.input_shape)
         guarantee = Guarantee(problem.within.norm_name, problem.within.domain)
         return Certified(radius / factor * (1 - SLACK), view.reference, view.predicted, self.name, guarantee)
-
-
-def _plain_float32(x: Tensor) -> bool:
-    """Whether x is float32 and will be computed as such: no accelerator's TF32, no reduced-precision products.
-
-    PyTorch has an old setting for this and newer ones for each backend and operation; all of them must be untouched.
-    Reading the old one fails once a newer one was set, which therefore counts as touched.
-    """
-    if x.dtype != torch.float32 or x.device.type != "cpu":
-        return False
-    onednn: Any = torch.backends.mkldnn
-    places = (torch.backends, onednn, *(getattr(onednn, name, None) for name in ("conv", "matmul")))
-    if any(getattr(place, "fp32_precision", "none") not in ("none", "ieee") for place in places):
-        return False
-    try:
-        return torch.get_float32_matmul_precision() == "highest"
-    except RuntimeError:
-        return False
 
 
 def _norms(x: Tensor) -> Tensor:

@@ -24,9 +24,11 @@ from pertbound.graph import Graph
 def from_torch(model: nn.Module, example: Tensor) -> Graph:
     """The graph of a classifier that maps (batch, *shape) to (batch, classes).
 
-    `example` is a batch of at least one input, of the dtype and on the device of the model; only its shape and
-    dtype matter. The model is copied, put into evaluation mode and traced; a final softmax is dropped, as logits
-    are what is certified. The graph is then run beside the model on random inputs and must agree.
+    `example` is a batch of at least one input, of the dtype and on the device of the model; only its shape and dtype
+    matter to the graph. The model is copied, put into evaluation mode and traced; a final softmax is dropped, as logits
+    are what is certified. The graph is then run beside the model on the example and on random inputs, in batches of up
+    to 33, and must agree. The model is run and traced in `environment.known_state`, whatever the caller's modes are
+    (autocast, inference mode, flushing of denormals, default dtype).
 
     Raises `UnsupportedLayerError` naming the operator and its place when there is no bound for it,
     `ConversionError` when the model cannot be traced or the graph computes something else, and `InputError` for an
@@ -49,7 +51,7 @@ def from_torch(model: nn.Module, example: Tensor) -> Graph:
             raise ConversionError(f"the model must return one tensor of logits, got {type(output).__name__}")
     program = _trace(model, pair)
     graph, finish = graph_of(program, example.dtype, model)
-    require_agreement(graph, finish, model, pair)
+    require_agreement(graph, finish, model, example)
     return graph
 
 

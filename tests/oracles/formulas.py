@@ -51,6 +51,14 @@ def _gelu(z: mpf) -> mpf:
     return z * mpmath.ncdf(z)
 
 
+ROUNDED = 11863283 * 2.0**-24
+"""sqrt(1/2) as float32 holds it."""
+
+
+def _written_out(z: mpf) -> mpf:
+    return z * mpmath.erfc(-z * mpf(ROUNDED)) / 2
+
+
 def _tanh_gelu(z: mpf) -> mpf:
     """z (1 + tanh(w)) / 2, which would cancel."""
     return z / (1 + mpmath.exp(-2 * mpmath.sqrt(2 / mpmath.pi) * (z + mpf("0.044715") * z**3)))
@@ -82,6 +90,7 @@ FORMULAS: dict[str, Formula] = {
     "selu": Formula("selu", {}, lambda z: SELU[1] * (z if z > 0 else SELU[0] * mpmath.expm1(z))),
     "celu": Formula("celu", {"alpha": 0.3}, lambda z: z if z > 0 else mpf(0.3) * mpmath.expm1(z / mpf(0.3))),
     "gelu": Formula("gelu", {}, _gelu, (-0.75, 0.0, 1.41)),
+    "gelu, written out": Formula("gelu", {"factor": ROUNDED}, _written_out, (-0.75, 0.0, 1.41)),
     "gelu, tanh": Formula("gelu", {"approximate": "tanh"}, _tanh_gelu, (-0.75, 0.0, 1.42)),
     "silu": Formula("silu", {}, lambda z: z / (1 + mpmath.exp(-z)), (-1.28, 2.4)),
     "mish": Formula("mish", {}, lambda z: z * mpmath.tanh(mpmath.log1p(mpmath.exp(z))), (-1.19, 1.5)),

@@ -102,6 +102,7 @@ _PLAIN_FIELDS = {
     "scale",
     "width",
     "eps",
+    "factor",
     "centred",
     "size",
     "k",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -190,9 +191,9 @@ def test_the_layer_is_what_the_formula_says_to_one_rounding() -> None:
     raw = pb.preprocessed(graph(small()), **CHANNELS)
     layer = raw.nodes[0].layer
     assert isinstance(layer, Diagonal)
-    std, mean = (torch.tensor(CHANNELS[name], dtype=torch.float64) for name in ("std", "mean"))
-    assert torch.equal(layer.scale.flatten(), (1 / (255 * std)).float())
-    assert torch.equal(layer.shift.flatten(), (-mean / std).float())
+    std, mean = ([Fraction(number) for number in CHANNELS[name]] for name in ("std", "mean"))
+    assert layer.scale.flatten().tolist() == [float(1 / (255 * s)) for s in std]
+    assert layer.shift.flatten().tolist() == [float(-m / s) for m, s in zip(mean, std, strict=True)]
 
 
 def test_it_may_be_declared_twice_and_says_what_it_is() -> None:

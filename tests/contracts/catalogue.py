@@ -322,6 +322,7 @@ def _activation() -> dict[str, Layer]:
     layers["PReLU on images"] = PReLU.of_channels(image, torch.tensor([0.3, -0.7]))
     ends = ((-1.0, 1.0), (0.0, 6.0), (-math.inf, 0.5), (0.3, math.inf))  # float32 holds some of them
     layers |= {f"Clip {low:g} {high:g}": Clip(flat, near(low), near(high)) for low, high in ends}
+    layers["Clip, ends of float64"] = Clip(flat, 0.1, 0.7)
     layers |= {"Sigmoid": Sigmoid(flat), "Sigmoid on images": Sigmoid(image), "Sigmoid of one": Sigmoid((1,))}
     layers |= {"Tanh": Tanh(flat), "Tanh on images": Tanh(image), "Tanh of one": Tanh((1,))}
     layers |= {f"Softplus {beta:g}": Softplus(flat, beta, 20.0) for beta in (0.5, 1.0, 10.0)}

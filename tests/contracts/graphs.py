@@ -53,9 +53,13 @@ ACTIVATIONS: dict[str, Callable[[Shape], Activation]] = {
 }
 
 
+JUMPING: dict[str, Callable[[Shape], Activation]] = {
+    "Softplus with a jump": lambda shape: Softplus(shape, 10.0, 4.0),
+}
+
+
 MORE: dict[str, Callable[[Shape], Activation]] = {
     "LeakyReLU -3": lambda shape: LeakyReLU(shape, -3.0),
-    "Softplus with a jump": lambda shape: Softplus(shape, 10.0, 4.0),
     "Abs": Abs,
     "Clip": lambda shape: Clip(shape, -0.5, 1.0),
     "GELU": GELU,
@@ -117,7 +121,7 @@ class Builder:
         return self.add(Reshape(shape, (torch.Size(shape).numel(),)))
 
     def activation(self, kind: str, at: str | None = None) -> str:
-        return self.add((ACTIVATIONS | MORE)[kind](self.shapes[at or self.last]), at or self.last)
+        return self.add((ACTIVATIONS | MORE | JUMPING)[kind](self.shapes[at or self.last]), at or self.last)
 
     def max_pool(self, window: int, stride: int, padding: int = 0) -> str:
         shape = self.shapes[self.last]
@@ -398,6 +402,7 @@ def graphs() -> dict[str, Graph]:
     found["float64, 3 dense layers, Softplus 1"] = mlp(3, "Softplus 1", seed=15, dtype=torch.float64)
     found["float64, convolutional"] = convolutional("ReLU", "max", seed=16, dtype=torch.float64)
     found["float64, convolutional chain"] = convolutional_chain(seed=17, dtype=torch.float64)
+    found |= {f"3 dense layers, {kind}": mlp(3, kind, seed=23, widths=(4, 5)) for kind in JUMPING}
     return found
 
 

@@ -440,7 +440,8 @@ def check_noise(layer: Layer, generator: torch.Generator, shapes: tuple[Shape, .
     reached = 0.0
     owned = [v.dtype for v in vars(layer).values() if isinstance(v, Tensor) and v.is_floating_point()]
     for dtype in (torch.float32, torch.float64):
-        if (dtype == torch.float32 and torch.float64 in owned) or (dtype == torch.float64 and not WIDER):
+        single = torch.float64 not in owned or isinstance(layer, Diagonal)  # whose numbers may be float64 all the same
+        if (dtype == torch.float32 and not single) or (dtype == torch.float64 and not WIDER):
             continue
         own = layer if dtype == torch.float32 else dense.in_float64(layer)
         unit = UNIT32 if dtype == torch.float32 else UNIT64

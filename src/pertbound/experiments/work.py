@@ -19,6 +19,7 @@ from pertbound.bracket import Bracket, bracket
 from pertbound.certificates import Auto, BranchAndBound, Certificate, Estimator
 from pertbound.data import DataSet
 from pertbound.errors import ContradictionError, InputError
+from pertbound.frontends.agreement import require_own_agreement
 from pertbound.graph import Graph
 from pertbound.pace import Pace
 from pertbound.problem import Certified, Estimate, Guarantee, Problem, Witness, require_agreement
@@ -124,6 +125,7 @@ class Work:
         if self.closing is not None or any(isinstance(method, Certificate) for method in self.methods):
             self._norms()
         problem, rows = self.problem(samples), slice(samples.start, samples.stop)
+        require_own_agreement(self.network, problem.x)
         positions = self.data.positions[rows].numpy()
         true = None if self.data.labels is None else self.data.labels[rows]
         asked = self._closed if self.closing is not None else self._asked

@@ -126,7 +126,8 @@ def _gelu(c: Converter, call: Call, a: Arguments) -> Value:
     source, form = value_of(call, a, "self"), a.get("approximate", "none")
     if form not in ("none", "tanh"):
         raise UnsupportedLayerError(f"{call.target}{place(call)}: approximate must be none or tanh, got {form!r}")
-    return c.add(call, GELU(source.shape) if form == "none" else TanhGELU(source.shape), source)
+    exact = GELU(source.shape, a["factor"]) if "factor" in a else GELU(source.shape)
+    return c.add(call, exact if form == "none" else TanhGELU(source.shape), source)
 
 
 def _plain_hump(kind: type[SiLU | Mish | HardSwish]) -> Handler:

@@ -21,9 +21,13 @@ from pertbound.frontends.onnx_reader import Reader
 @final
 @dataclass(frozen=True)
 class Gaussian:
-    """erf(x / sqrt 2), and which of these were done to it: 1 added, multiplied by x, halved."""
+    """erf(factor x), and which of these were done to it: 1 added, multiplied by x, halved.
+
+    The factor is the file's own number for sqrt(1/2), which is rounded.
+    """
 
     of: Value
+    factor: float
     raised: bool = False
     weighted: bool = False
     halved: bool = False
@@ -37,7 +41,7 @@ def erf(reader: Reader, op: Op) -> Gaussian:
     if len(found) == len(numbers) == 1:
         divided = kind == "Div" and inputs[0] is found[0] and abs(numbers[0] / math.sqrt(2) - 1) < 1e-5
         if divided or (kind == "Mul" and abs(numbers[0] * math.sqrt(2) - 1) < 1e-5):
-            return Gaussian(found[0])
+            return Gaussian(found[0], 1 / numbers[0] if divided else numbers[0])
     raise UnsupportedLayerError(f"{op.where}: an error function has a bound only within GELU, as erf(x / sqrt(2))")
 
 
@@ -54,7 +58,7 @@ def arithmetic(reader: Reader, op: Op) -> Any:
         return None
     number = _number(right)
     grown = None
-    if op.kind == "Add" and number == 1.0 and left == Gaussian(left.of):
+    if op.kind == "Add" and number == 1.0 and left == Gaussian(left.of, left.factor):
         grown = replace(left, raised=True)
     elif op.kind == "Mul" and left.raised:
         half = number == 0.5 or (isinstance(right, Value) and _is_half(reader, right, left.of))
@@ -68,7 +72,7 @@ def arithmetic(reader: Reader, op: Op) -> Any:
     if grown is None:
         raise UnsupportedLayerError(f"{op.where} uses an error function for something else than GELU")
     whole = grown.raised and grown.weighted and grown.halved
-    return reader.call(op, "aten.gelu.default", self=grown.of) if whole else grown
+    return reader.call(op, "aten.gelu.default", self=grown.of, factor=grown.factor) if whole else grown
 
 
 def _is_half(reader: Reader, value: Value, of: Value) -> bool:

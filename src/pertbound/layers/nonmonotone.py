@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, final
@@ -115,8 +116,13 @@ class Hump(Smooth):
         ends = ((-self.profile.reach, low), (low, high), (high, self.profile.reach))
         return tuple(self._inverse(slope, first, last) for first, last in ends)
 
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        """What the layer is made of beside its shape."""
+        return ()
+
     def _inverse(self, slope: Tensor, first: float, last: float) -> Tensor:
-        places, slopes = _table(type(self), first, last)
+        places, slopes = _table(type(self), self.parameters, first, last)
         room = 2 * SLACK * self.steepest
         none = (slope < float(slopes[0]) - room) | (slope > float(slopes[-1]) + room)
         places, slopes = places.to(slope), slopes.to(slope)
@@ -139,17 +145,28 @@ class Hump(Smooth):
 
 @lru_cache(maxsize=32)
 @known_state()
-def _table(kind: type[Hump], first: float, last: float) -> tuple[Tensor, Tensor]:
+def _table(
+    kind: Callable[..., Hump], parameters: tuple[float, ...], first: float, last: float
+) -> tuple[Tensor, Tensor]:
     """Points of a stretch, denser at its ends, and the derivative there, in the order in which that increases."""
     t = torch.linspace(0, math.pi, NODES, dtype=torch.float64)
     places = first + (last - first) * (1 - t.cos()) / 2
-    slopes = kind((1,)).derivative(places)
+    slopes = kind((1,), *parameters).derivative(places)
     if float(slopes[-1]) < float(slopes[0]):
         places, slopes = places.flip(0), slopes.flip(0)
     return places, slopes.cummax(0).values
 
 
 _ROOT = math.sqrt(0.5)
+_EXACT = Profile(
+    turn=(-0.751791524694, -0.751791524693),
+    least=-0.169971207480,
+    stretches=(-math.sqrt(2), math.sqrt(2)),
+    slopes=(-0.128904145186, 1.128904145186),
+    bends=(-0.107981933027, 0.797884560803),
+    reach=38.0,
+)
+"""Of GELU."""
 
 
 @final
@@ -160,38 +177,57 @@ class GELU(Hump):
     So g' turns at +-sqrt(2), and g'' is largest at 0 and least at +-2. Slopes from -0.129 to 1.129:
     omega(rho) = 1.129 rho.
 
+    Files that write it out as z (1 + erf(factor z)) / 2 have a rounded factor for sqrt(1/2). With k = sqrt(2) factor
+    that is z Phi(k z) = GELU(k z) / k: the same slopes, k times the second derivative, places and values divided by k.
+
     Modulus: 1.129 rho, averaged between linear maps
     At a known input: max abs(g'(z)) rho + 0.399 rho^2, and with the Jacobian of g(W x + b)
     Source: here, in closed form; docs/theory.md
     """
 
+    factor: float = _ROOT
+
+    def __post_init__(self) -> None:
+        assert 0.999 < self.factor / _ROOT < 1.001, "the frontends read nothing else as GELU"
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        """The factor."""
+        return (self.factor,)
+
     @property
     def profile(self) -> Profile:
-        """Of the exact GELU."""
+        """Of the exact GELU, or of one with another factor; k is off by a few roundings."""
+        if self.factor == _ROOT:
+            return _EXACT
+        k = self.factor * math.sqrt(2)
         return Profile(
-            turn=(-0.751791524694, -0.751791524693),
-            least=-0.169971207480,
-            stretches=(-math.sqrt(2), math.sqrt(2)),
-            slopes=(-0.128904145186, 1.128904145186),
-            bends=(-0.107981933027, 0.797884560803),
-            reach=38.0,
+            turn=(_EXACT.turn[0] / k * (1 + 1e-14), _EXACT.turn[1] / k * (1 - 1e-14)),
+            least=_EXACT.least / k * (1 + 1e-14),
+            stretches=(_EXACT.stretches[0] / k, _EXACT.stretches[1] / k),
+            slopes=_EXACT.slopes,
+            bends=(_EXACT.bends[0] * k * (1 + 1e-14), _EXACT.bends[1] * k * (1 + 1e-14)),
+            reach=_EXACT.reach / k,
         )
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """z Phi(z)."""
-        return functional.gelu(inputs[0])
+        """z Phi(z), or as it is written out."""
+        (z,) = inputs
+        return functional.gelu(z) if self.factor == _ROOT else z * (torch.erf(z * self.factor) + 1) / 2
 
     def gate(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Phi(z) = erfc(-z / sqrt 2) / 2; a rounding of the argument costs z^2 relatively where z < 0."""
-        return torch.erfc(-z * _ROOT) / 2, 4 + 4 * z.clamp(-64, 0).square()
+        """Phi(k z) = erfc(-factor z) / 2; a rounding of the argument costs z^2 relatively where z < 0."""
+        return torch.erfc(-z * self.factor) / 2, 4 + 4 * z.clamp(-64, 0).square()
 
     def derivative(self, z: Tensor) -> Tensor:
-        """Phi(z) + z phi(z)."""
-        return torch.erfc(-z * _ROOT) / 2 + z.clamp(-64, 64) * self._density(z)
+        """Phi(k z) + k z phi(k z)."""
+        scaled = z * (self.factor / _ROOT)
+        return torch.erfc(-z * self.factor) / 2 + scaled.clamp(-64, 64) * self._density(scaled)
 
     def bend(self, z: Tensor) -> Tensor:
-        """phi(z) (2 - z^2)."""
-        return self._density(z) * (2 - z.square())
+        """k phi(k z) (2 - k^2 z^2)."""
+        scaled = z * (self.factor / _ROOT)
+        return (self.factor / _ROOT) * self._density(scaled) * (2 - scaled.square())
 
     def _density(self, z: Tensor) -> Tensor:
         return (z.clamp(-64, 64).square() / -2).exp() / math.sqrt(2 * math.pi)

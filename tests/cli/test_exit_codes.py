@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -220,7 +221,7 @@ def test_runs_that_contradict_themselves_fail(
     cli: Any, asked: Callable[[str], list[object]], monkeypatch: pytest.MonkeyPatch, options: list[object]
 ) -> None:
     monkeypatch.setattr("pertbound.experiments.question.Lipschitz", _Lies)
-    monkeypatch.setattr("pertbound.bracket._certificate", lambda _effort: _Lies())
+    monkeypatch.setattr(importlib.import_module("pertbound.bracket"), "_certificate", lambda _effort: _Lies())
     done = cli(*asked("bracket"), *options)
     assert done.code == ExitCode.FAILED, done.err
     assert "lies proves that no perturbation smaller than" in done.err + done.out

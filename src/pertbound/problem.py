@@ -207,7 +207,7 @@ def require_agreement(lower: Tensor, by: Sequence[str], upper: Tensor, seen: Seq
     slack = torch.finfo(upper.dtype).eps if upper.dtype in (torch.float32, torch.float16, torch.bfloat16) else 0.0
     wrong = contradicts(lower, upper.to(lower) * (1 + slack)).nonzero().flatten().tolist()
     if wrong:
-        i = wrong[0]
+        i = int(wrong[0])
         raise ContradictionError(by[i], seen[i] if seen else "", i, float(lower[i]), float(upper[i]))
 
 

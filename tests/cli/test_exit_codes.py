@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -58,6 +59,9 @@ STAGES: dict[str, tuple[str, ...]] = {
 }
 """What is asked, and functions that it calls on the way: to read, convert, bound, search, write and print."""
 
+COMPUTING = ("certify", "attack", "bracket")
+"""Commands whose stages take seconds in all."""
+
 
 def _run(lower: float = 0.5, name: str = "m") -> Run:
     """A run of one sample with a certificate at `lower` and a witness at 0.7."""
@@ -103,7 +107,14 @@ def _raises(error: BaseException) -> Callable[..., Any]:
     return raising
 
 
-@pytest.mark.parametrize(("command", "stage"), [(c, stage) for c, stages in STAGES.items() for stage in stages])
+@pytest.mark.parametrize(
+    ("command", "stage"),
+    [
+        pytest.param(c, stage, marks=[pytest.mark.slow] if c in COMPUTING else [])
+        for c, stages in STAGES.items()
+        for stage in stages
+    ],
+)
 def test_no_crash_is_a_verdict(
     cli: Any, asked: Callable[[str], list[object]], monkeypatch: pytest.MonkeyPatch, command: str, stage: str
 ) -> None:
@@ -182,6 +193,7 @@ def test_codes_are_told_apart() -> None:
 # --- contradictions ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_stored_contradictions_are_told(cli: Any, tmp_path: Path) -> None:
     """A row above a witness, as only a bug or another's file can have it."""
     wrong = tmp_path / "wrong"
@@ -215,12 +227,12 @@ class _Lies(Certificate):
         return replace(found, radius=found.radius + 1e6, method=self.name)
 
 
-@pytest.mark.parametrize("options", [["--shard-size", 1], ["--budget", 0.1]])
+@pytest.mark.parametrize("options", [["--shard-size", 1], pytest.param(["--budget", 0.1], marks=pytest.mark.slow)])
 def test_runs_that_contradict_themselves_fail(
     cli: Any, asked: Callable[[str], list[object]], monkeypatch: pytest.MonkeyPatch, options: list[object]
 ) -> None:
     monkeypatch.setattr("pertbound.experiments.question.Lipschitz", _Lies)
-    monkeypatch.setattr("pertbound.bracket._certificate", lambda _effort: _Lies())
+    monkeypatch.setattr(importlib.import_module("pertbound.bracket"), "_certificate", lambda _effort: _Lies())
     done = cli(*asked("bracket"), *options)
     assert done.code == ExitCode.FAILED, done.err
     assert "lies proves that no perturbation smaller than" in done.err + done.out

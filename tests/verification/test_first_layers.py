@@ -94,6 +94,8 @@ FORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "one layer": (lambda: nn.Sequential(nn.Linear(3, 2)), (3,)),
 }
 
+QUICK = ("MatMul, Add", "Sub, Div", "convolution, batch norm", "Abs", "GroupSort at the input", "no activation")
+
 
 def _made(name: str) -> tuple[pb.Graph, Tensor]:
     """The network, and its outputs Y_0 in [-1, 1] at 20,000 random points, corners and the middle among them."""
@@ -111,7 +113,7 @@ def _claim(graph: pb.Graph, limit: float) -> pb.Property:
     return parse_vnnlib(box_text(-one, one, 2) + f"(assert (>= Y_0 {limit!r}))")
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FORMS])
 def test_every_stage_runs(name: str) -> None:
     """On a property that is true, and that linear relaxation at once need not prove; no stage says what is false."""
     graph, seen = _made(name)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import gzip
 import random
+import sys
+import tracemalloc
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +17,8 @@ from hypothesis import strategies as st
 
 import pertbound as pb
 from clocks import processor_seconds
+from pertbound.errors import PropertyTimeoutError
+from pertbound.frontends import vnnlib
 from pertbound.frontends.vnnlib import Property, parse_vnnlib, read_vnnlib
 
 DECLARED = "".join(f"(declare-const {name} Real)" for name in ("X_0", "X_1", "Y_0", "Y_1", "Y_2"))
@@ -229,3 +235,95 @@ def test_the_vnncomp_properties_are_read(data_root: Path) -> None:
         claim = read_vnnlib(path)
         assert (claim.inputs, claim.outputs) in ((784, 10), (3072, 10))
         assert [len(case.conditions) for case in claim.cases] == [9]
+
+
+# --- linear time, counted in operations -----------------------------------------------------------------------------
+
+
+def lines(text: str) -> int:
+    """How many lines of the reader and of the arithmetic of fractions are run for a property."""
+    count, files = [0], ("vnnlib", "fractions")
+
+    def local(frame: Any, event: str, argument: Any) -> Any:
+        count[0] += event == "line"
+        return local
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        return local if any(name in frame.f_code.co_filename for name in files) else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        parse_vnnlib(DECLARED + BOXED + text)
+    finally:
+        sys.settrace(before)
+    return count[0]
+
+
+MANY: dict[str, Callable[[int], str]] = {
+    "rational terms": lambda n: f"(assert (<= (+ {' '.join(['(* (/ 1 3) Y_0)'] * n)}) 1))",
+    "disjuncts": lambda n: f"(assert (or {' '.join(f'(<= Y_0 {i})' for i in range(n))}))",
+    "boxes": lambda n: f"(assert (or {' '.join(f'(and (<= X_0 0.{i:04d}) (<= Y_0 1))' for i in range(n))}))",
+    "asserts": lambda n: "(assert (<= X_0 1))" * n,
+    "conditions": lambda n: "".join(f"(assert (<= Y_0 {i}))" for i in range(n)),
+    "true parts": lambda n: f"(assert (and {'(or (<= Y_0 1) (<= Y_1 2))' * 4} {'(and)' * n}))",
+    "lists in lists": lambda n: f"(assert {'(or ' * 50}{'(<= Y_0 1)' * n}{')' * 50})",
+}
+
+
+@pytest.mark.parametrize("many", MANY.values(), ids=MANY)
+def test_reading_is_linear(many: Callable[[int], str]) -> None:
+    empty = lines("")
+    assert lines(many(160)) - empty < 4.6 * (lines(many(40)) - empty)
+
+
+def test_the_count_catches_work_that_is_not_linear(monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = vnnlib.parse_vnnlib
+    text = MANY["asserts"](10), MANY["asserts"](40)
+
+    def mutant(text: str) -> Property:
+        """Reads all that came before again with each command."""
+        parts = text.split("(assert")
+        for k in range(2, len(parts)):
+            inner("(assert".join(parts[:k]))
+        return inner(text)
+
+    monkeypatch.setattr(sys.modules[__name__], "parse_vnnlib", mutant)
+    assert lines(text[1]) > 4.6 * lines(text[0])
+
+
+def test_numbers_that_grow_are_refused_where_they_do() -> None:
+    """1/3 + 1/5 + 1/7 + ...: the denominator is the product of all of them."""
+    odd = [f"(/ 1 {n}) " for n in range(3, 20_000, 2)]
+    with pytest.raises(pb.PropertyError, match="line 1: a number has more than 8192 bits"):
+        parse_vnnlib(DECLARED + BOXED + f"(assert (<= (+ {''.join(odd)}) Y_0))")
+    grown = "(* 1e300 " * 20 + "Y_0" + ")" * 20
+    with pytest.raises(pb.PropertyError, match="more than 8192 bits"):
+        parse_vnnlib(DECLARED + BOXED + f"(assert (<= {grown} 1))")
+
+
+def test_one_command_is_in_memory_at_a_time() -> None:
+    text = DECLARED + BOXED + "(assert (<= X_0 1))" * 3000
+    tracemalloc.start()
+    try:
+        parse_vnnlib(text)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 400_000
+
+
+def test_inequalities_that_multiply_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vnnlib, "_MOST_LITERALS", 5000)
+    with pytest.raises(pb.PropertyError, match="more than 5000 inequalities"):
+        parse_vnnlib(DECLARED + BOXED + MANY["conditions"](100) + MANY["disjuncts"](100))
+    monkeypatch.setattr(vnnlib, "_MOST_INEQUALITIES", 50)
+    with pytest.raises(pb.PropertyError, match="more than 50 inequalities of outputs"):
+        parse_vnnlib(DECLARED + BOXED + MANY["conditions"](100))
+
+
+def test_reading_ends_with_the_time(tmp_path: Path) -> None:
+    (tmp_path / "p.vnnlib").write_text(DECLARED + BOXED)
+    with pytest.raises(PropertyTimeoutError, match="not read to its end within 0 seconds"):
+        read_vnnlib(tmp_path / "p.vnnlib", seconds=0.0)
+    assert read_vnnlib(tmp_path / "p.vnnlib", seconds=3600.0) == read_vnnlib(tmp_path / "p.vnnlib")

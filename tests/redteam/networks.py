@@ -134,7 +134,7 @@ def _weighted(model: nn.Module) -> list[nn.Linear | nn.Conv2d]:
 def _scaled(model: nn.Module, scale: str, dice: Dice) -> None:
     """hot: larger weights. mixed, extreme: layers that undo each other's factor. offset: large biases.
 
-    tiny: a layer whose weights are below the smallest normal float32.
+    tiny: a layer whose weights are below the smallest normal float32, and one that makes up for it.
     """
     layers = _weighted(model)
     if scale == "hot":
@@ -149,10 +149,10 @@ def _scaled(model: nn.Module, scale: str, dice: Dice) -> None:
         first = dice.randrange(len(layers) - 1)
         _multiply(layers[first], 10**power)
         _multiply(layers[first + 1], 10**-power, bias=False)
-    if scale == "tiny":
-        _multiply(layers[-1], 1e-40, bias=False)
-        if len(layers) > 1:
-            _multiply(layers[0], dice.choice([1.0, 1e8, 1e20]))
+    if scale == "tiny" and len(layers) > 1:
+        first = dice.randrange(len(layers) - 1)
+        _multiply(layers[first], 1e-40)
+        _multiply(layers[first + 1], 1e38, bias=False)
 
 
 def _multiply(layer: nn.Linear | nn.Conv2d, factor: float, *, bias: bool = True) -> None:

@@ -150,9 +150,10 @@ def _scaled(model: nn.Module, scale: str, dice: Dice) -> None:
         _multiply(layers[first], 10**power)
         _multiply(layers[first + 1], 10**-power, bias=False)
     if scale == "tiny" and len(layers) > 1:
-        first = dice.randrange(len(layers) - 1)
-        _multiply(layers[first], 1e-40)
-        _multiply(layers[first + 1], 1e38, bias=False)
+        factors = (1e8, 1e-40, 1e32) if len(layers) > 2 else (1e-40, 1e38)
+        first = dice.randrange(len(layers) + 1 - len(factors))
+        for number, factor in enumerate(factors):
+            _multiply(layers[first + number], factor, bias=number == 0)
 
 
 def _multiply(layer: nn.Linear | nn.Conv2d, factor: float, *, bias: bool = True) -> None:

@@ -82,9 +82,9 @@ def _smaller_norms(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _smaller_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Factors of products are declared to be a quarter as large as they can be."""
+    """Factors of products are declared to be a hundredth of what they can be."""
     multiply = layers.Multiply
-    monkeypatch.setattr(plumbing, "Multiply", lambda shape, bounds: multiply(shape, tuple(b / 4 for b in bounds)))
+    monkeypatch.setattr(plumbing, "Multiply", lambda shape, bounds: multiply(shape, tuple(b / 100 for b in bounds)))
 
 
 def _everything_holds(monkeypatch: pytest.MonkeyPatch) -> None:

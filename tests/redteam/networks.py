@@ -134,7 +134,7 @@ def _weighted(model: nn.Module) -> list[nn.Linear | nn.Conv2d]:
 def _scaled(model: nn.Module, scale: str, dice: Dice) -> None:
     """hot: larger weights. mixed, extreme: layers that undo each other's factor. offset: large biases.
 
-    tiny: a layer whose weights are below the smallest normal float32.
+    tiny: a layer whose weights are below the smallest normal float32, and one that makes up for it.
     """
     layers = _weighted(model)
     if scale == "hot":
@@ -149,10 +149,11 @@ def _scaled(model: nn.Module, scale: str, dice: Dice) -> None:
         first = dice.randrange(len(layers) - 1)
         _multiply(layers[first], 10**power)
         _multiply(layers[first + 1], 10**-power, bias=False)
-    if scale == "tiny":
-        _multiply(layers[-1], 1e-40, bias=False)
-        if len(layers) > 1:
-            _multiply(layers[0], dice.choice([1.0, 1e8, 1e20]))
+    if scale == "tiny" and len(layers) > 1:
+        factors = (1e8, 1e-40, 1e32) if len(layers) > 2 else (1e-40, 1e38)
+        first = dice.randrange(len(layers) + 1 - len(factors))
+        for number, factor in enumerate(factors):
+            _multiply(layers[first + number], factor, bias=number == 0)
 
 
 def _multiply(layer: nn.Linear | nn.Conv2d, factor: float, *, bias: bool = True) -> None:

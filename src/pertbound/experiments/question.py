@@ -109,7 +109,14 @@ class Question:
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON knows it, without what has no part in this question."""
-        under_budget = {"attacks", "methods", "seconds", "steps", "max_epsilon", "sharpness"}  # which chooses for itself
+        under_budget = {
+            "attacks",
+            "methods",
+            "seconds",
+            "steps",
+            "max_epsilon",
+            "sharpness",
+        }  # which chooses for itself
         left_out = {"budget", "ratio"} if self.budget is None else under_budget
         left_out |= set() if "fgs" in self.attacks else {"max_epsilon"}
         left_out |= set() if "published" in self.methods else {"sharpness"}

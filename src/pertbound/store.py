@@ -78,17 +78,16 @@ def read(folder: Path) -> Run:
     return Run(rows, about, Witnesses(parts), layers)
 
 
-def parts(folder: Path) -> Iterator[tuple[int, Shard]]:
-    """Each shard with its number, in order; `made` as it was written. Raises `RunError` for damaged files."""
-    for index, path in sorted(shards(folder).items()):
-        rows, made = _rows(path)
-        witnesses: Mapping[str, np.ndarray] = {}
-        if name := made.get("witnesses"):
-            if not _NAME.fullmatch(str(name)):
-                raise RunError(f"{path} names witnesses that are no file of a run: {str(name)!r:.80}")
-            _checked(folder / WITNESSES / str(name))
-            witnesses = _Stored(folder / WITNESSES / str(name))
-        yield index, Shard(rows, witnesses, made)
+def part(folder: Path, path: Path) -> Shard:
+    """The shard of that file of rows; `made` as it was written. Raises `RunError` for damaged files."""
+    rows, made = _rows(path)
+    witnesses: Mapping[str, np.ndarray] = {}
+    if name := made.get("witnesses"):
+        if not _NAME.fullmatch(str(name)):
+            raise RunError(f"{path} names witnesses that are no file of a run: {str(name)!r:.80}")
+        _checked(folder / WITNESSES / str(name))
+        witnesses = _Stored(folder / WITNESSES / str(name))
+    return Shard(rows, witnesses, made)
 
 
 def read_layers(folder: Path) -> dict[str, Any]:

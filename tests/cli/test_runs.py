@@ -157,26 +157,32 @@ def test_rows_are_asked_in_sql(cli: Any, files: Path, tmp_path: Path) -> None:
 
 def test_a_run_is_checked(cli: Any, files: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    flags = ["--method", "lipschitz", "--method", "quadratic", "--steps", 5, "--box", 0, 1]
-    assert cli("bracket", *asked(files, out), *flags).code == 0
+    assert cli("bracket", *asked(files, out, attack="fgs"), "--method", "lipschitz", "--box", 0, 1).code == 0
     done = cli("check", out, "--samples", 4)
     assert done.code == 0, done.out
-    assert "Witnesses run again: 20" in done.out
-    assert "Certificates proved again: 8" in done.out
-    assert "can be trusted" in done.out
-    found = json.loads(cli("check", out, "--samples", 2, "--json").out)
-    assert found["trusted"] is True
-    assert found["proved"] == 4
-    assert found["compared"] == 20
+    assert "Data: digits" in done.out
+    assert "the rows of 6 of them again, by fgs, lipschitz" in done.out
+    assert "Proved again: 6 of the run's 20 certificates; --all takes every one." in done.out
+    assert re.search(r"Confirmed: confirmed 6 of 6 certificates, (\d+) of \1 witnesses\n$", done.out)
+    found = json.loads(cli("check", out, "--all", "--json").out)
+    assert found["verdict"] == "confirmed"
+    assert found["certificates"] == {"confirmed": 20, "checked": 20, "in_run": 20}
+    next((out / "rows").glob("00001-*")).unlink()
+    short = cli("check", out)
+    assert short.code == 3
+    assert "the run is not whole: 1 of 4 shards are not there" in short.out
+    assert "NOT CONFIRMED: confirmed" in short.out
 
 
 def _rewritten(out: Path, change: Any) -> None:
-    """The first shard, with rows and witnesses changed, under a name that fits."""
-    run = store.read(out)
-    about = store.read_about(out)
-    rows, witnesses = change(run.rows, {name: run.witnesses[name].copy() for name in run.witnesses})
-    with store.writing(out, about | {"shards": {"count": 1, "size": 100, "samples": 20}}, overwrite=True) as writer:
-        writer.put(0, Shard(rows, witnesses))
+    """The run, with the rows and witnesses of its first shard changed, and all hashes made anew."""
+    from oracles.forged import Forged
+
+    run, shard = Forged.of(out), Forged.of(out).shards[0]
+    rows, witnesses = change(shard.rows, {name: array.copy() for name, array in shard.witnesses.items()})
+    run.shards[0] = Shard(rows, witnesses, shard.made)
+    shutil.rmtree(out)
+    run.carefully(out)
 
 
 def _column(rows: Any, name: str, change: Any) -> Any:
@@ -187,20 +193,12 @@ def _column(rows: Any, name: str, change: Any) -> Any:
     return rows.set_column(place, rows.schema.field(name), pa.array(values, rows.schema.field(name).type))
 
 
-def _bolder(rows: Any, witnesses: Any) -> Any:
-    """Every certificate claims a little more than it proves."""
-    bolder = lambda sizes, kinds: [s * 1.01 if k == "certified" else s for s, k in zip(sizes, kinds, strict=True)]  # noqa: E731
-    return _column(rows, "l2", bolder), witnesses
+def _scaled(name: str, kind: str, factor: float) -> Any:
+    def change(rows: Any, witnesses: Any) -> Any:
+        scaled = lambda sizes, kinds: [s * factor if k == kind else s for s, k in zip(sizes, kinds, strict=True)]  # noqa: E731
+        return _column(rows, name, scaled), witnesses
 
-
-def _much_bolder(rows: Any, witnesses: Any) -> Any:
-    bolder = lambda sizes, kinds: [s * 100 if k == "certified" else s for s, k in zip(sizes, kinds, strict=True)]  # noqa: E731
-    return _column(rows, "l2", bolder), witnesses
-
-
-def _nearer(rows: Any, witnesses: Any) -> Any:
-    nearer = lambda sizes, kinds: [s * 0.99 if k == "witness" else s for s, k in zip(sizes, kinds, strict=True)]  # noqa: E731
-    return _column(rows, "l2", nearer), witnesses
+    return change
 
 
 def _harmless(rows: Any, witnesses: Any) -> Any:
@@ -214,25 +212,25 @@ def _outside(rows: Any, witnesses: Any) -> Any:
 
 
 LIES = {
-    _bolder: r"claimed .*, and proves .* now",
-    _much_bolder: "lies above the witness",
-    _nearer: "is farther than its row",
-    _harmless: "is not misclassified",
-    _outside: "leaves the box",
+    r"lipschitz proves .* now; the row claims": _scaled("l2", "certified", 1.01),
+    "lies above the witness": _scaled("l2", "certified", 100.0),
+    "does not lie where its row says": _scaled("l2", "witness", 0.99),
+    "the witness does not lie": _harmless,
+    "leaves the box": _outside,
 }
 
 
 def test_runs_that_lie_are_caught(cli: Any, files: Path, tmp_path: Path) -> None:
     honest = tmp_path / "honest"
-    assert cli("bracket", *asked(files, honest, attack="ddn"), "--box", 0, 1).code == 0
-    for change, said in LIES.items():
-        out = tmp_path / change.__name__
+    assert cli("bracket", *asked(files, honest, attack="fgs", max_epsilon=1.0), "--box", 0, 1).code == 0
+    for number, (said, change) in enumerate(LIES.items()):
+        out = tmp_path / str(number)
         shutil.copytree(honest, out)
         _rewritten(out, change)
-        done = cli("check", out, "--samples", 5)
+        done = cli("check", out, "--all")
         assert done.code == 1, said
         assert re.search(said, done.out), said
-        assert "Do not trust" in done.out
+        assert "CONTRADICTED: confirmed" in done.out
 
 
 def test_another_model_or_other_data_are_caught(cli: Any, files: Path, tmp_path: Path) -> None:
@@ -243,8 +241,7 @@ def test_another_model_or_other_data_are_caught(cli: Any, files: Path, tmp_path:
         np.savez(tmp_path / "other.npz", x=stored["x"] + np.float32(1e-6))
     done = cli("check", out, "--data", tmp_path / "other.npz")
     assert done.code == 1
-    assert "the data is another one" in done.out
-    _rewritten(out, lambda rows, witnesses: (rows, witnesses))
+    assert "run.json says data.sha256 = " in done.out
     about = json.loads((out / "run.json").read_text())
     del about["sources"]
     (out / "run.json").write_text(json.dumps(about))

@@ -6,7 +6,7 @@ of every file with what protects it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -23,9 +23,9 @@ from pertbound.experiments.checking.form import batches_of, methods_of
 from pertbound.experiments.checking.forward import Forward
 from pertbound.experiments.checking.layered import compare_layers
 from pertbound.experiments.checking.strangers import require_harmless
-from pertbound.experiments.job import job_of
+from pertbound.experiments.job import Job, job_of
 from pertbound.experiments.work import OnProgress, Work
-from pertbound.records import CERTIFIED
+from pertbound.records import CERTIFIED, Shard
 
 MOST_THREADS = 256
 """No run makes a check start more threads."""
@@ -86,12 +86,12 @@ def check(
     if missing := work.shards["count"] - len(present):
         found.doubt(f"the run is not whole: {missing} of {work.shards['count']} shards are not there")
     drawn = _drawn(work, present, samples, np.random.default_rng(seed))
-    threads = torch.get_num_threads()
+    threads, tell = torch.get_num_threads(), on_progress or (lambda _stage, _done, _total: None)
     try:
-        _planned(folder, work, drawn, present, on_plan, f"{job.sources.model}", f"{job.sources.data}")
-        _shards(folder, about, work, drawn, found, Again(work, job.question, found), on_progress)
-        if not missing and samples != 0:
-            compare_layers(folder, work, about, found, on_progress or (lambda _stage, _done, _total: None))
+        _planned(folder, job, work, drawn, on_plan, found)
+        _shards(folder, about, work, drawn, found, Again(work, job.question, found), tell)
+        if not missing and not found.contradicted:
+            compare_layers(folder, work, about, found, tell, again=samples != 0)
     finally:
         torch.set_num_threads(threads)
     return found
@@ -110,27 +110,32 @@ def _drawn(work: Work, present: list[int], samples: int | None, rng: np.random.G
     return chosen
 
 
+def _parts(folder: Path, found: Trust) -> Iterator[tuple[int, Shard]]:
+    """Each shard with its number; one that is damaged is a contradiction."""
+    for index, path in sorted(store.shards(folder).items()):
+        try:
+            shard = store.part(folder, path)
+        except RunError as error:
+            found.contradict(str(error))
+        else:
+            yield index, shard
+
+
 def _planned(
-    folder: Path,
-    work: Work,
-    drawn: set[range],
-    present: list[int],
-    on_plan: Callable[[Plan], None] | None,
-    model: str,
-    data: str,
+    folder: Path, job: Job, work: Work, drawn: set[range], on_plan: Callable[[Plan], None] | None, found: Trust
 ) -> None:
-    """Tell what is to be done, with the time that the run itself took for it."""
-    if on_plan is None:
-        return
+    """Tell what is to be done, with the time that the run itself took for it; damaged shards are found here."""
     positions = [work.data.positions[batch.start : batch.stop].numpy() for batch in drawn]
     wanted = np.concatenate(positions) if positions else np.empty(0, np.int64)
-    seconds = 0.0
-    for _, shard in store.parts(folder):
-        mine = np.isin(shard.rows.column("sample").to_numpy(zero_copy_only=False), wanted)
-        seconds += float(np.array(shard.rows.column("seconds").to_numpy(zero_copy_only=False), float)[mine].sum())
+    seconds, count = 0.0, 0
+    for index, shard in _parts(folder, found):
+        mine = np.isin(np.array(shard.rows.column("sample").to_pylist()), wanted)
+        seconds += float(np.array(shard.rows.column("seconds").to_pylist(), float)[mine].sum())
+        count += len(work.samples(index))
     names = tuple("a bracket under a budget" if m is None else m.name for m, _ in methods_of(work))
-    count = sum(len(work.samples(index)) for index in present)
-    on_plan(Plan(model, data, count, len(wanted), names[: len(work.methods) or 1], seconds))
+    if on_plan is not None:
+        asked = names[: len(work.methods) or 1]
+        on_plan(Plan(job.sources.model, job.sources.data, count, len(wanted), asked, seconds))
 
 
 def _shards(
@@ -140,12 +145,11 @@ def _shards(
     drawn: set[range],
     found: Trust,
     again: Again,
-    on_progress: OnProgress | None,
+    tell: OnProgress,
 ) -> None:
     """Every shard, one after the other."""
-    tell, forward = on_progress or (lambda _stage, _done, _total: None), Forward(work, found)
-    done, total = 0, len(work.data)
-    for index, shard in store.parts(folder):
+    forward, done, total = Forward(work, found), 0, len(work.data)
+    for index, shard in _parts(folder, Trust()):
         require_bound(about, {index: shard.made}, found)
         found.samples.in_run += len(work.samples(index))
         threads = shard.made.get("threads")

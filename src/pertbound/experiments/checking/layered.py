@@ -16,8 +16,10 @@ CLOSE = 1e-6
 """Numbers of `layers.json` come out again to this relative difference on the machine that computed them."""
 
 
-def compare_layers(folder: Path, work: Work, about: Mapping[str, Any], found: Trust, tell: OnProgress) -> None:
-    """Whether `layers.json`, where there is one, belongs to these files, and says what comes out again."""
+def compare_layers(
+    folder: Path, work: Work, about: Mapping[str, Any], found: Trust, tell: OnProgress, *, again: bool
+) -> None:
+    """Whether `layers.json`, if any, belongs to these files and, with `again`, says what comes out again."""
     stored = store.read_layers(folder)
     if not stored:
         return
@@ -28,8 +30,10 @@ def compare_layers(folder: Path, work: Work, about: Mapping[str, Any], found: Tr
     if type(asked) is not int or asked < 0:
         found.contradict(f"layers.json says that {asked!r:.40} samples were asked for")
         return
+    if not again:
+        return
     tell("layers", 0, 1)
-    again = by_layer(
+    now = by_layer(
         work.network,
         work.data,
         store.read(folder),
@@ -38,8 +42,8 @@ def compare_layers(folder: Path, work: Work, about: Mapping[str, Any], found: Tr
         against_labels=work.against_labels,
         within=work.within,
     )
-    for key, value in {**stored, **again}.items():
-        _compare(key, stored.get(key), again.get(key), value, found)
+    for key, value in {**stored, **now}.items():
+        _compare(key, stored.get(key), now.get(key), value, found)
 
 
 def _compare(key: str, said: Any, now: Any, either: Any, found: Trust) -> None:

@@ -16,12 +16,13 @@ from rich.text import Text
 from pertbound.cli.show import console
 from pertbound.compare import compare as compare_runs
 from pertbound.comparison import Comparison
+from pertbound.disk import write_whole
 from pertbound.errors import RunError
 from pertbound.report.comparison import comparison_figure
 from pertbound.report.comparison_words import accuracy_grid, model_grid, pair_grid, sentences
 from pertbound.report.grid import Grid, to_text
 from pertbound.report.save import save
-from pertbound.store import holds_run, write_whole
+from pertbound.store import holds_run
 
 _TOLD = "more robust"
 

@@ -77,18 +77,19 @@ def _layers(out: Path, work: Work, losses: int | None) -> None:
     number = losses_by_default(work.methods) if losses is None else losses
     if work.closing is None and not any(isinstance(method, Certificate) for method in work.methods):
         return
+    run = store.read(out)
     with progress() as tell:
         layers = by_layer(
             work.network,
             work.data,
-            store.read(out),
+            run,
             losses=number,
             certificate=certificate_for(work.methods),
             against_labels=work.against_labels,
             within=work.within,
             on_progress=tell,
         )
-    store.write_layers(out, layers)
+    store.write_layers(out, layers, run.about)
 
 
 def _counting(work: Work, tell: OnProgress) -> Any:

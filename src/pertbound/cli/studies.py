@@ -109,7 +109,8 @@ def reproduce(
                     raise
                 interrupted, failed = True, []
     if not interrupted and not failed:
-        store.write_layers(folder, by_layer(work.network, data, store.read(folder), losses=0))
+        run = store.read(folder)
+        store.write_layers(folder, by_layer(work.network, data, run, losses=0), run.about)
     run = store.read(folder)
     print_json(folder, run, failed) if as_json else print_summary(screen, run)
     screen.print(write_paper_tables_and_figures(run, folder), markup=False)

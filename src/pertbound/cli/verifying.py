@@ -11,10 +11,10 @@ from rich.console import Console
 
 from pertbound.cli.options import AsJson
 from pertbound.cli.show import console
+from pertbound.disk import write_whole
 from pertbound.errors import RunError
 from pertbound.experiments.sources import read_network
 from pertbound.frontends.vnnlib import read_vnnlib
-from pertbound.store import write_whole
 from pertbound.verification import Answer, Verdict
 from pertbound.verification import verify as ask
 

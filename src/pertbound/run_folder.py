@@ -14,7 +14,7 @@ from typing import Any
 
 from pertbound.disk import kind, plain_json, read_whole, require_folder, require_replaceable
 from pertbound.errors import RunError
-from pertbound.shard_files import NAME, ROWS, WITNESSES, about_of, checked, question, run_id, run_of, shards
+from pertbound.shard_files import NAME, ROWS, WITNESSES, described, question, run_id, run_of, shards
 
 ABOUT, LAYERS, LOCK = "run.json", "layers.json", ".lock"
 MOST_ABOUT, MOST_LAYERS = 2**22, 2**26
@@ -128,8 +128,7 @@ def rebuilt(folder: Path, asked: Mapping[str, Any]) -> bytes:
     found: bytes | None = None
     for path in _shards(folder).values():
         with suppress(RunError):
-            checked(path)
-            found = about_of(path)
+            _, found = described(path)
             break
     if found is None:
         raise RunError(f"{folder} has lost its run.json, and no shard is whole: name another --out")

@@ -112,24 +112,23 @@ def checked(path: Path) -> bytes:
 
 def run_of(path: Path) -> str | None:
     """Which run a whole file of rows or witnesses says that it is of; None where it is damaged, or says nothing."""
-    if NAME.fullmatch(path.name) is None:
-        return None
     try:
-        data = checked(path)
         if path.suffix == ".npz":
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            with zipfile.ZipFile(io.BytesIO(checked(path))) as archive:
                 return archive.comment.decode()
-        return made_of(path, pq.read_schema(pa.BufferReader(data)))["run"]
+        return described(path)[0]["run"]
     except (RunError, *_DAMAGE):
         return None
 
 
-def about_of(path: Path) -> bytes:
-    """The `run.json` that a file of rows repeats. Raises `RunError` where it is damaged or has none."""
+def described(path: Path) -> tuple[dict[str, Any], bytes]:
+    """What a whole file of rows says about itself (`made_of`), and the `run.json` that it repeats. Raises `RunError`."""
+    data = checked(path)
     try:
-        return (pq.read_schema(pa.BufferReader(checked(path))).metadata or {})[_ABOUT]
+        schema = pq.read_schema(pa.BufferReader(data))
+        return made_of(path, schema), schema.metadata[_ABOUT]
     except _DAMAGE as error:
-        raise RunError(f"{path} does not repeat the run.json of its run: {error!r}") from error
+        raise RunError(f"{path} does not say of which run its rows are: {error}") from error
 
 
 def made_of(path: Path, schema: pa.Schema) -> dict[str, Any]:
@@ -169,18 +168,23 @@ def read_rows(path: Path, most: int = MOST_ROWS) -> tuple[pa.Table, dict[str, An
             room -= _text_bytes(rows.column(name))
             if room < 0:
                 raise ValueError(f"its text would need more than {MOST_BYTES:,} bytes")
-        return rows.cast(SCHEMA), made
+        for name in _TEXTS:
+            rows = rows.set_column(rows.schema.get_field_index(name), name, rows.column(name).cast(pa.string()))
+        return pa.Table.from_arrays(rows.columns, schema=SCHEMA), made
     except _DAMAGE as error:
         raise RunError(f"{path} does not hold a run's rows: {error}") from error
 
 
 def _text_bytes(column: pa.ChunkedArray) -> int:
-    """The bytes of a column of text once it is no longer packed as a dictionary."""
+    """At least as many bytes as a column of text has once it is no longer packed as a dictionary."""
     total = 0
     for chunk in column.chunks:
         sizes = pc.call_function("binary_length", [chunk.dictionary])
         if (longest := pc.call_function("max", [sizes]).as_py() or 0) > MOST_TEXT:
             raise ValueError(f"a cell in it holds {longest:,} bytes of text")
+        if longest * len(chunk) < 2**16:
+            total += longest * len(chunk)
+            continue
         total += pc.call_function("sum", [sizes.take(chunk.indices)]).as_py() or 0
     return total
 

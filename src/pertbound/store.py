@@ -53,6 +53,7 @@ from pertbound.shard_files import (
     WITNESSES,
     Stored,
     checked,
+    described,
     named,
     packed_rows,
     packed_witnesses,
@@ -242,7 +243,7 @@ class Writer:
                 _set_aside(path)
                 self.damaged.append(index)
                 continue
-            _, made = read_rows(path)
+            made, _ = described(path)
             _require_part(path, self._run, made["run"])
             name = made.get("witnesses")
             if name and not _whole(self.folder / WITNESSES / name):

@@ -122,7 +122,7 @@ def run_of(path: Path) -> str | None:
 
 
 def described(path: Path) -> tuple[dict[str, Any], bytes]:
-    """What a whole file of rows says about itself (`made_of`), and the `run.json` that it repeats. Raises `RunError`."""
+    """What a whole file of rows says about itself (`made_of`), and the `run.json` that it repeats. Or a `RunError`."""
     data = checked(path)
     try:
         schema = pq.read_schema(pa.BufferReader(data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from pertbound import store
 from pertbound.certificates import Certificate
 from pertbound.cli.inputs import command_line, require_free
 from pertbound.cli.options import Asked
-from pertbound.cli.show import console, print_json, print_summary, progress
+from pertbound.cli.show import console, print_json, print_summary, progress, visible
 from pertbound.engine import Failed, Local, drive
 from pertbound.engine.base import said
 from pertbound.experiments.job import as_plain
@@ -40,7 +41,7 @@ def answer(verb: str, asked: Asked, question: Question, *, layer_loss: int | Non
         title = f"{verb}: {asked.model.name} on {work.data.name}"
         about = about_run(title, work, asked.model.name, question.as_dict(), command_line(), as_plain(job.sources))
         with store.writing(out, about, resume=asked.resume, overwrite=asked.overwrite) as writer:
-            _say_damaged(writer, screen)
+            say_found(writer, screen)
             work.done = len(work.data) - sum(len(work.samples(index)) for index in writer.missing)
             try:
                 hashes = about["model"]["sha256"], about["data"]["sha256"]
@@ -103,10 +104,22 @@ def _counting(work: Work, tell: OnProgress) -> Any:
     return on_shard
 
 
-def _say_damaged(writer: Writer, screen: Console) -> None:
+def say_found(writer: Writer, screen: Console) -> None:
+    """What was found in the run folder and a user must know."""
+    if writer.rebuilt:
+        screen.print("run.json was lost: it was written again, as the shards repeat it.", markup=False, soft_wrap=True)
     for index in writer.damaged:
         text = f"Shard {index} is damaged: it was set aside, and is computed again."
         screen.print(text, markup=False, highlight=False, soft_wrap=True)
+    say_left(writer.left, screen)
+
+
+def say_left(names: Sequence[str], screen: Console) -> None:
+    """Files of the folder of a run that was replaced, which are not of that run."""
+    if names:
+        some = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        text = f"Left where they are, for they are not part of the run that was replaced: {some}."
+        screen.print(visible(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def _again() -> str:

@@ -43,6 +43,11 @@ def console(*, quiet: bool = False) -> Console:
     return standard if standard.is_terminal else Console(width=150, quiet=quiet)
 
 
+def visible(text: str) -> str:
+    """A text from a file, a name or a query for a terminal: whatever could steer it is spelt out, as in \\x1b."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 @contextmanager
 def progress() -> Generator[OnProgress, None, None]:
     """On standard error, a bar for each stage with throughput and the time left; nothing when that is no terminal."""

@@ -11,7 +11,7 @@ import typer
 from pertbound import store
 from pertbound.cli.inputs import command_line, require_free
 from pertbound.cli.options import AsJson, BatchSize, DataDir, Limit, Overwrite, Resume
-from pertbound.cli.running import FAILED
+from pertbound.cli.running import FAILED, say_found, say_left
 from pertbound.cli.show import console, print_json, print_summary, progress
 from pertbound.data import load
 from pertbound.engine import Local, drive
@@ -51,7 +51,7 @@ def demo(
     require_free(out, overwrite)
     with progress() as tell:
         run = run_demo(seed=seed, command=command_line(), on_progress=tell)
-    store.write(out, run)
+    say_left(store.write(out, run), screen)
     print_json(out, run) if as_json else print_summary(screen, run)
     screen.print(f"Report: {write_report([out], out)}", markup=False, highlight=False, soft_wrap=True)
 
@@ -78,7 +78,7 @@ def reproduce(
     folder = out or Path("runs") / f"{study.value}-{dataset.value}"
     if limit is not None and limit < 1:
         raise InputError(f"--limit must be at least 1, got {limit}")
-    require_free(folder, overwrite, resume)
+    require_free(folder, overwrite, resume, beside=(peck2017.CHECKPOINT,))
     setting = peck2017.SETTINGS[dataset.value]
     data = load(setting.dataset, data_dir, limit=limit)
     for note in data.notes:
@@ -100,7 +100,9 @@ def reproduce(
     with progress() as tell:
         work = peck2017.work_for(model, data, batch_size=batch_size, on_progress=tell)
         about = peck2017.about(setting, work, command_line())
-        with store.writing(folder, about, resume=resume, overwrite=overwrite) as writer:
+        beside = (peck2017.CHECKPOINT,)
+        with store.writing(folder, about, resume=resume, overwrite=overwrite, beside=beside) as writer:
+            say_found(writer, screen)
             work.done = len(data) - sum(len(work.samples(index)) for index in writer.missing)
             try:
                 failed = drive(Local(), lambda: work, writer)

@@ -249,6 +249,10 @@ KILLED = """
 count, kills = int(sys.argv[2]), 0
 dice = random.Random(int(sys.argv[3]))
 shards = [test_store.shard(index) for index in range(count)]
+start = time.perf_counter()
+with store.writing(folder.with_name(folder.name + "-scale"), test_store.about(1)) as writer:
+    writer.put(0, shards[0])
+window = max(0.03, 2 * (time.perf_counter() - start))  # about what two shards take, on a machine however busy
 while True:
     heard, begun = os.pipe()
     pid = os.fork()
@@ -260,7 +264,7 @@ while True:
         os._exit(0)
     if dice.random() < 0.8:
         os.read(heard, 1)  # else while the folder is begun, or what is there looked at
-    time.sleep(dice.random() * 0.03)
+    time.sleep(dice.random() * window)
     os.kill(pid, signal.SIGKILL)
     os.close(heard), os.close(begun)
     _, status = os.waitpid(pid, 0)

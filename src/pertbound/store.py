@@ -28,7 +28,7 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
-from pertbound.disk import kind, plain_json, read_whole, write_whole
+from pertbound.disk import kind, plain_json, read_whole, require_folder, write_whole
 from pertbound.errors import RunError
 from pertbound.records import MOST_METHODS, SCHEMA, Run, Shard, Witnesses, measured, require_sound
 from pertbound.run_folder import (
@@ -206,7 +206,8 @@ class Writer:
         """Files that stood in the folder of a run that was replaced, and are not of that run: they are still there."""
         self.rebuilt = False
         """Whether `run.json` was lost, and written again as the shards repeat it."""
-        self._about, self._run = _json(about), run_id(about)
+        self._about = _json(about)
+        self._run = run_id(json.loads(self._about))
         self._done: set[int] = set()
         self._put: list[Path] = []
 
@@ -273,6 +274,7 @@ class Writer:
     def put_layers(self, layers: Mapping[str, Any]) -> None:
         """Write `layers.json`, unless there is nothing to say."""
         if layers:
+            _layers(self.folder, self._run)  # refuses to replace one that is not of this run
             with _errors(self.folder):
                 self._write(self.folder / LAYERS, _json(dict(layers) | {"run": self._run}))
 
@@ -288,7 +290,9 @@ class Writer:
             (self.folder / ABOUT).unlink(missing_ok=True)
 
     def _write(self, path: Path, data: bytes | memoryview) -> None:
-        path.parent.mkdir(exist_ok=True)
+        if path.parent != self.folder:
+            require_folder(path.parent)
+            path.parent.mkdir(exist_ok=True)
         write_whole(path, lambda temporary: temporary.write_bytes(data), mark=mark(self._run))
         self._put.append(path)
 

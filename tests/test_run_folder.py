@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -25,11 +24,11 @@ def test_refusals_say_what_is_there_and_what_to_do(tmp_path: Path) -> None:
     what, remedy = str(caught.value).splitlines()
     assert what == f"{tmp_path} is not empty and holds no run, but layers.json"
     assert remedy == "Name a new or empty folder with --out"
-    assert sorted(os.listdir(tmp_path)) == ["layers.json"], "not even a lock"
+    assert [path.name for path in tmp_path.iterdir()] == ["layers.json"], "not even a lock"
     run = tmp_path / "run"
     begun(run)
     (run / "run.json").unlink()
-    with pytest.raises(RunError, match="lost its run.json; the run's own command with --resume rebuilds it"):
+    with pytest.raises(RunError, match=r"lost its run.json; the run's own command with --resume rebuilds it"):
         store.read(run)
     with pytest.raises(RunError, match="--resume with the run's own command"), store.writing(run, about()):
         pass

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Collection, Generator, Iterator, Mapping
@@ -40,12 +41,9 @@ MOST_TEXT = 10_000
 NAME = re.compile(r"([0-9]{5,9})-([0-9a-f]{16})\.(parquet|npz)")
 _KEY, _ABOUT = b"pertbound", b"pertbound.run"
 _TEXTS = [field.name for field in SCHEMA if field.type == pa.string()]
-_PACKED = pa.schema(
-    [pa.field(f.name, pa.dictionary(pa.int32(), pa.string()) if f.name in _TEXTS else f.type) for f in SCHEMA]
-)
 _DAMAGE = (
     *(OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, OverflowError, MemoryError),
-    *(zipfile.BadZipFile, zlib.error, pa.ArrowException),
+    *(zipfile.BadZipFile, zlib.error, pa.ArrowException, SyntaxError, tokenize.TokenError),  # as numpy reads headers
 )
 
 
@@ -134,6 +132,8 @@ def described(path: Path) -> tuple[dict[str, Any], bytes]:
 def made_of(path: Path, schema: pa.Schema) -> dict[str, Any]:
     """What is said about a file of rows: its run, its shard, the name of its witnesses, how it was made."""
     made = plain_json((schema.metadata or {}).get(_KEY, b"{}"))
+    if not isinstance(made, dict):
+        raise ValueError("what it says of itself is no object")
     match, name = NAME.fullmatch(path.name), made.get("witnesses")
     if match is None or made.get("shard") != int(match[1]):
         raise ValueError("it says that it is another shard than its name does")
@@ -152,16 +152,17 @@ def read_rows(path: Path, most: int = MOST_ROWS) -> tuple[pa.Table, dict[str, An
     """A file's rows, at most so many, and what is said about them. Raises `RunError`."""
     data = checked(path)
     try:
-        with pq.ParquetFile(pa.BufferReader(data), read_dictionary=_TEXTS) as file:
+        with pq.ParquetFile(pa.BufferReader(data)) as file:
             about, schema = file.metadata, file.schema_arrow
-            if not schema.equals(_PACKED, check_metadata=False):
-                raise ValueError(f"its columns are not those of a run, which are {', '.join(SCHEMA.names)}")
-            if not 0 <= about.num_rows <= most:
-                raise ValueError(f"it says that it holds {about.num_rows:,} rows, where at most {most:,} belong")
-            groups = [about.row_group(i) for i in range(about.num_row_groups)]
-            if not 0 <= sum(max(group.total_byte_size, 0) for group in groups) <= MOST_BYTES:
-                raise ValueError(f"it would need more than {MOST_BYTES:,} bytes")
-            made = made_of(path, schema)
+        if not schema.equals(SCHEMA, check_metadata=False):
+            raise ValueError(f"its columns are not those of a run, which are {', '.join(SCHEMA.names)}")
+        if not 0 <= about.num_rows <= most:
+            raise ValueError(f"it says that it holds {about.num_rows:,} rows, where at most {most:,} belong")
+        groups = [about.row_group(i) for i in range(about.num_row_groups)]
+        if not 0 <= sum(max(group.total_byte_size, 0) for group in groups) <= MOST_BYTES:
+            raise ValueError(f"it would need more than {MOST_BYTES:,} bytes")
+        made = made_of(path, schema)
+        with pq.ParquetFile(pa.BufferReader(data), metadata=about, read_dictionary=_TEXTS) as file:
             rows = file.read(use_threads=False)
         room = MOST_BYTES
         for name in _TEXTS:

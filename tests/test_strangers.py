@@ -280,14 +280,14 @@ def test_bombs_of_witnesses_are_not_unpacked(run: Path, monkeypatch: pytest.Monk
     described = "{'descr': '%s', 'fortran_order': False, 'shape': %s}\n"
     sample = _headed(described % ("<i8", "(2,)"), np.arange(2).tobytes())
     pixels = _headed(described % ("<f8", "(2, 1)"), np.zeros(2).tobytes())
-    zeros = b"\0" * 2**24
+    zeros = b"\0" * 2**20
     for original in (
         _headed(described % ("<f8", "(2, 1000000000)")),
         _headed(described % ("<f8", "(2, 1)"), zeros),
         _headed(described % ("<f8", "(True, 1)"), zeros[:8]),
         _headed(described % ("<f8", "(-2, -1)"), zeros[:16]),
         _headed(described % ("|O", "(2, 1)"), zeros[:16]),
-        _headed("(" * 9000),
+        _headed("(" * 900),
         b"\x93NUMPY\x02\x00" + pixels[8:],
         b"words",
         b"",

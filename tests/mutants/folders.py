@@ -1,4 +1,4 @@
-"""Stores with one thing wrong each: what they do in the place of a function of pertbound, and the contract that sees it."""
+"""Stores with one thing wrong each: what stands in the place of a function, and the contract that sees it."""
 
 from __future__ import annotations
 

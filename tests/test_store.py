@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clocks import processor_seconds
-from pertbound import store
+from pertbound import shard_files, store
 from pertbound.errors import RunError
 from pertbound.records import CERTIFIED, WITNESS, Run, Shard, measured, table
 
@@ -168,7 +168,8 @@ def test_damaged_shards_are_found_and_computed_again(tmp_path: Path, kind: str, 
 
 
 def test_a_broken_store_that_believes_its_files_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_checked", lambda path: path.read_bytes())
+    for module in (store, shard_files):
+        monkeypatch.setattr(module, "checked", Path.read_bytes)
     with pytest.raises((AssertionError, BaseException)):
         test_damaged_shards_are_found_and_computed_again(tmp_path, "rows", _flip)
 
@@ -176,8 +177,9 @@ def test_a_broken_store_that_believes_its_files_is_caught(tmp_path: Path, monkey
 def test_what_was_not_finished_is_removed(tmp_path: Path) -> None:
     whole(tmp_path)
     next((tmp_path / "rows").glob("00004-*")).unlink()
-    (tmp_path / "rows" / ".00004-0123456789abcdef.parquet.part").write_bytes(b"half")
-    (tmp_path / "witnesses" / ".00004-0123456789abcdef.npz.part").write_bytes(b"half")
+    mark = shard_files.run_id(about())[:16]
+    (tmp_path / "rows" / f".00004-0123456789abcdef.parquet.{mark}.part").write_bytes(b"half")
+    (tmp_path / "witnesses" / f".00004-0123456789abcdef.npz.{mark}.part").write_bytes(b"half")
     assert len(store.read(tmp_path).rows) == 40
     with store.writing(tmp_path, about(), resume=True) as writer:
         assert writer.missing == [4]
@@ -199,10 +201,13 @@ def test_nothing_is_left_of_a_run_that_never_began(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert not out.exists()
     out.mkdir()
-    (out / "notes.txt").write_text("mine")
     with pytest.raises(RuntimeError), store.writing(out, about()):
         raise RuntimeError
-    assert [path.name for path in out.iterdir() if path.name != ".lock"] == ["notes.txt"]
+    assert [path.name for path in out.iterdir()] == [".lock"]
+    (out / "net.safetensors").write_text("mine")
+    with pytest.raises(RuntimeError), store.writing(out, about(), beside=("net.safetensors",)):
+        raise RuntimeError
+    assert [path.name for path in out.iterdir() if path.name != ".lock"] == ["net.safetensors"]
 
 
 def test_folders_that_are_no_run(tmp_path: Path) -> None:
@@ -215,7 +220,9 @@ def test_folders_that_are_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="does not describe"):
         store.read(tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="cannot write"), store.writing(tmp_path / "file", about()):
+    with pytest.raises(RunError, match="is a file"), store.writing(tmp_path / "file", about()):
+        pass
+    with pytest.raises(RunError, match="cannot write"), store.writing(tmp_path / "file" / "run", about()):
         pass
 
 
@@ -242,6 +249,10 @@ KILLED = """
 count, kills = int(sys.argv[2]), 0
 dice = random.Random(int(sys.argv[3]))
 shards = [test_store.shard(index) for index in range(count)]
+start = time.perf_counter()
+with store.writing(folder.with_name(folder.name + "-scale"), test_store.about(1)) as writer:
+    writer.put(0, shards[0])
+window = max(0.03, 2 * (time.perf_counter() - start))  # about what two shards take, on a machine however busy
 while True:
     heard, begun = os.pipe()
     pid = os.fork()
@@ -253,7 +264,7 @@ while True:
         os._exit(0)
     if dice.random() < 0.8:
         os.read(heard, 1)  # else while the folder is begun, or what is there looked at
-    time.sleep(dice.random() * 0.03)
+    time.sleep(dice.random() * window)
     os.kill(pid, signal.SIGKILL)
     os.close(heard), os.close(begun)
     _, status = os.waitpid(pid, 0)
@@ -286,7 +297,7 @@ def test_kill_9_at_random_moments_loses_and_doubles_nothing(tmp_path: Path, enou
 
 
 IN_PLACE = """
-def in_place(path, write_to):
+def in_place(path, write_to, mark=""):
     spare = Path(sys.argv[4]) / "spare"
     write_to(spare)
     with path.open("wb") as stream:

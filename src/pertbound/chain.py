@@ -1,7 +1,7 @@
 """What binds the files of a run folder to each other, by SHA-256.
 
 - A file of rows or witnesses has the beginning of the hash of its own bytes in its name.
-- The metadata of a file of rows hold the name of its witnesses' file, and the hash of `run.json`.
+- The metadata of a file of rows hold the name of its witnesses' file, and repeat `run.json`.
 - `layers.json` holds the hash of `run.json`, and the hash of the names of all files of rows.
 
 So a change of one file shows in another one. Whoever can write all files can make these hashes anew: they show damage,
@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-RUN, SHARDS, BOUND = "run", "shards", "bound"
+DESCRIPTION, SHARDS, BOUND = "description", "shards", "bound"
 """Keys: of the hash of `run.json`, of that of the rows' names, and of both in `layers.json`."""
 
 
@@ -32,4 +32,4 @@ def of_shards(names: Iterable[str]) -> str:
 
 def of_layers(about: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
     """What `layers.json` is bound to."""
-    return {RUN: of_run(about), SHARDS: of_shards(names)}
+    return {DESCRIPTION: of_run(about), SHARDS: of_shards(names)}

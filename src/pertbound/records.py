@@ -24,6 +24,9 @@ WITNESS = "witness"
 NONE = "none"
 """`guarantee` of a row of an attack that found nothing: `l2` and `linf` are null."""
 
+MOST_METHODS = 1000
+"""Methods of a run that is read, at most."""
+
 _COLUMNS: tuple[tuple[str, pa.DataType, str], ...] = (
     ("sample", pa.int64(), "0-based position of the sample in its data set"),
     ("label", pa.int32(), "the data set's label; null when it has none"),
@@ -111,6 +114,42 @@ def table(columns: Mapping[str, Sequence[Any] | np.ndarray]) -> pa.Table:
         for f in SCHEMA
     ]
     return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def require_sound(rows: pa.Table) -> None:
+    """Raise `RunError` for rows that no run writes, such as a stranger's may be.
+
+    Those are: rows without a sample, a method or one of the four guarantees; negative samples and classes; sizes and
+    times that are negative or NaN, and infinite ones but for lower bounds; a method that is of two kinds, or tells
+    twice about one sample; more than `MOST_METHODS` methods.
+    """
+    for name in ("sample", "method", "guarantee"):
+        if count := rows.column(name).null_count:
+            raise RunError(f"{count:,} rows have no {name}")
+    kinds = {CERTIFIED: 0, ESTIMATE: 1, WITNESS: 2, NONE: 2}
+    guarantee, method = (rows.column(name).dictionary_encode().combine_chunks() for name in ("guarantee", "method"))
+    if unknown := set(guarantee.dictionary.to_pylist()) - set(kinds):
+        raise RunError(f"unknown guarantees {sorted(unknown)[:3]} in the rows; known are {list(kinds)}")
+    if len(names := method.dictionary.to_pylist()) > MOST_METHODS:
+        raise RunError(f"the rows have {len(names):,} methods; at most {MOST_METHODS:,} are read")
+    table = np.array([kinds[text] for text in guarantee.dictionary.to_pylist()], np.int64)
+    kind = table[guarantee.indices.to_numpy()] if len(rows) else np.empty(0, np.int64)
+    for name in ("sample", "label", "reference", "predicted", "l2", "linf", "l1", "seconds"):
+        values = rows.column(name).to_numpy()
+        bad = (values < 0) | (rows.column(name).is_valid().to_numpy() & np.isnan(values))
+        bad |= np.isinf(values) & ((kind == kinds[WITNESS]) | (name == "seconds"))
+        if bad.any():
+            at = int(np.flatnonzero(bad)[0])
+            raise RunError(f"row {at} of sample {rows.column('sample')[at]} has the {name} {values[at]:g}")
+    pair = method.indices.to_numpy().astype(np.int64) * 3 + kind
+    found = np.unique(pair) // 3
+    if several := [names[i] for i in found[1:][found[1:] == found[:-1]] if names[i] != "none"]:
+        raise RunError(f"the method {several[0]!r} is of two kinds: its rows have different guarantees")
+    sample = np.unique(rows.column("sample").to_numpy(), return_inverse=True)[1]
+    order, again = np.unique(sample * (3 * len(names) + 1) + pair, return_index=True)
+    if len(order) < len(rows):
+        at = int(np.setdiff1d(np.arange(len(rows)), again)[0])
+        raise RunError(f"{rows.column('method')[at]} tells twice about sample {rows.column('sample')[at]}")
 
 
 def measured(rows: pa.Table) -> dict[str, Any]:

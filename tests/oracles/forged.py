@@ -64,7 +64,7 @@ def computed(out: Path, sources: Sources, question: Question, *, verb: str, loss
         against_labels=work.against_labels,
         within=work.within,
     )
-    store.write_layers(out, layers | {"asked": losses} if layers else {})
+    store.write_layers(out, layers | {"asked": losses} if layers else {}, store.read_about(out))
     return out
 
 
@@ -88,9 +88,10 @@ class Forged:
         """Written with all names and hashes made anew."""
         with store.writing(out, copy.deepcopy(self.about)) as writer:
             for index, shard in self.shards.items():
-                made = {k: v for k, v in shard.made.items() if k not in ("shard", "witnesses", chain.RUN)}
+                derived = ("shard", "witnesses", "run", chain.DESCRIPTION)
+                made = {k: v for k, v in shard.made.items() if k not in derived}
                 writer.put(index, Shard(shard.rows, shard.witnesses, made))
-        store.write_layers(out, {k: v for k, v in self.layers.items() if k != chain.BOUND})
+        store.write_layers(out, {k: v for k, v in self.layers.items() if k not in ("run", chain.BOUND)}, self.about)
         return out
 
     def naively(self, honest: Path, out: Path) -> Path:

@@ -19,7 +19,7 @@ def plain(index: int) -> Shard:
     """Three rows, and two witnesses."""
     samples = np.arange(3 * index, 3 * index + 3)
     rows = table({"sample": samples, "method": ["m"] * 3, "guarantee": [CERTIFIED] * 3, "l2": samples / 7})
-    arrays = {"sample": samples[:2], "original": np.full((2, 1), index), "adversarial": np.ones((2, 1))}
+    arrays = {"sample": samples[:2], "original": np.full((2, 1), float(index)), "adversarial": np.ones((2, 1))}
     return Shard(rows, arrays, {"pid": os.getpid()})
 
 

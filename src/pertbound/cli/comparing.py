@@ -14,12 +14,13 @@ from rich.table import Table
 from pertbound.cli.screen import Screen, cell, console, header
 from pertbound.compare import compare as compare_runs
 from pertbound.comparison import Comparison
+from pertbound.disk import write_whole
 from pertbound.errors import RunError
 from pertbound.report.comparison import comparison_figure
 from pertbound.report.comparison_words import accuracy_grid, model_grid, pair_grid, sentences
 from pertbound.report.grid import Grid, to_text
 from pertbound.report.save import save
-from pertbound.store import holds_run, write_whole
+from pertbound.store import holds_run
 
 _TOLD = "more robust"
 
@@ -100,7 +101,7 @@ def compare(
         if grid is not None:
             _show(screen, grid)
     for line in (*sentences(found), *(f"Written: {path}" for path in written)):
-        screen.print(line, markup=False, highlight=False, soft_wrap=not screen.is_terminal)
+        screen.print(line, soft_wrap=not screen.is_terminal)
 
 
 def _write(out: Path, found: Comparison, text: str, formats: list[str]) -> list[Path]:
@@ -120,7 +121,7 @@ def _write(out: Path, found: Comparison, text: str, formats: list[str]) -> list[
 def _show(screen: Screen, grid: Grid) -> None:
     """A table with colours on a terminal, plain text elsewhere."""
     if not screen.is_terminal:
-        screen.print(to_text(grid), markup=False, highlight=False, soft_wrap=True)
+        screen.print(to_text(grid), soft_wrap=True)
         return
     table = Table(title=cell(grid.caption), title_justify="left")
     for i, column in enumerate(header(grid.header)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,9 @@ import typer
 
 from pertbound.cli.screen import copyable
 from pertbound.data import CHOICES, Images
-from pertbound.errors import InputError, RunError
+from pertbound.errors import InputError
 from pertbound.preprocessing import Preprocessing
-from pertbound.store import holds_run
+from pertbound.store import require_room
 
 Data = Annotated[str, typer.Option("--data", help=f"What to measure on: {CHOICES}.")]
 Mean = Annotated[
@@ -63,17 +64,11 @@ def _size(flag: str, text: str | None) -> int | tuple[int, int] | None:
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
 
 
-def require_free(out: Path, overwrite: bool, resume: bool = False) -> None:
-    """Refuse a folder that already holds a run, before any work is done."""
+def require_free(out: Path, overwrite: bool, resume: bool = False, *, beside: Collection[str] = ()) -> None:
+    """Refuse, before any work is done, a folder into which the run must not be written (`store.require_room`)."""
     if resume and overwrite:
         raise InputError("--resume goes on with a run and --overwrite replaces it: give one of them")
-    if holds_run(out) and not overwrite and not resume:
-        raise RunError(
-            f"{out} already holds a run; name another --out, or add --resume to go on with it, or --overwrite to "
-            "replace it"
-        )
-    if out.exists() and not out.is_dir():
-        raise RunError(f"{out} is a file; --out needs a folder")
+    require_room(out, resume=resume, overwrite=overwrite, beside=beside)
 
 
 def command_line() -> str:

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from pertbound import store
+from pertbound.cli.answers import as_csv_lines, as_json_lines, as_table
 from pertbound.cli.options import AsJson
-from pertbound.cli.screen import Screen, cell, console, emit, header
+from pertbound.cli.screen import Screen, console, emit
 from pertbound.cli.show import progress
-from pertbound.errors import InputError
+from pertbound.cli.sql import asked
 from pertbound.experiments.check import Plan
 from pertbound.experiments.check import check as check_run
 from pertbound.experiments.checking.findings import Trust, Verdict
@@ -39,46 +37,26 @@ def query(
     run: Folder,
     sql: Annotated[str, typer.Argument(metavar="SQL", help="A query over the table rows, in DuckDB's SQL.")],
     form: Annotated[Form, typer.Option("--format", help="How the answer is printed.")] = Form.table,
+    timeout: Annotated[float, typer.Option("--timeout", min=0.001, max=1e6, help="Seconds for the query.")] = 60.0,
 ) -> None:
     """Ask a run's rows in SQL; the table is called rows. Needs duckdb: pip install 'pertbound[query]'.
 
+    The query is one SELECT. It reads the rows and nothing else: no files, no network, no extensions.
+
     Example: pertbound query runs/demo "SELECT method, avg(l2), min(l2) FROM rows GROUP BY method ORDER BY 2"
     """
-    rows = store.read(run).rows
-    names, lines = _asked(rows, sql)
-    if form is Form.json:
-        typer.echo(json.dumps([dict(zip(names, line, strict=True)) for line in lines], indent=2, default=str))
-    elif form is Form.csv:
-        stream = io.StringIO()
-        csv.writer(stream, lineterminator="\n").writerows([names, *lines])
-        emit(stream.getvalue())
-    else:
-        table = Table(*header(names))
-        for line in lines:
-            table.add_row(*(cell("" if value is None else _short(value)) for value in line))
-        console().print(table)
-
-
-def _asked(rows: Any, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-    try:
-        import duckdb
-    except ImportError as error:
-        raise InputError("query needs the package duckdb: pip install 'pertbound[query]'") from error
-    connection = duckdb.connect()
-    try:
-        connection.register("rows", rows)
-        answer = connection.execute(sql)
-        return [column[0] for column in answer.description or ()], answer.fetchall()
-    except duckdb.Error as error:
-        raise InputError(
-            f"{error}\nThe table is called rows; its columns are {', '.join(rows.column_names)}"
-        ) from error
-    finally:
-        connection.close()
-
-
-def _short(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    with asked(store.read(run).rows, sql, timeout) as (names, lines):
+        if form is Form.json:
+            for part in as_json_lines(names, lines):
+                typer.echo(part)
+        elif form is Form.csv:
+            for part in as_csv_lines([names], lines):
+                emit(part + "\n")
+        else:
+            table, said = as_table(names, lines)
+            console().print(table)
+            if said:
+                console().say(said)
 
 
 def check(

@@ -53,6 +53,6 @@ def report(
     screen = console()
     for path in write_files(runs, folder, formats):
         word = "Report" if path.suffix == ".html" else "Wrote"
-        screen.print(f"{word}: {path}", markup=False, highlight=False, soft_wrap=True)
+        screen.print(f"{word}: {path}", soft_wrap=True)
     if any([print_contradictions(screen, read(run), f" in {run}") for run in runs]):  # all are said
         raise typer.Exit(ExitCode.FAILED)

@@ -41,7 +41,7 @@ def answer(verb: str, asked: Asked, question: Question, *, layer_loss: int | Non
         title = f"{verb}: {asked.model.name} on {work.data.name}"
         about = about_run(title, work, asked.model.name, question.as_dict(), command_line(), as_plain(job.sources))
         with store.writing(out, about, resume=asked.resume, overwrite=asked.overwrite) as writer:
-            _say_damaged(writer, screen)
+            say_found(writer, screen)
             work.done = len(work.data) - sum(len(work.samples(index)) for index in writer.missing)
             try:
                 hashes = about["model"]["sha256"], about["data"]["sha256"]
@@ -84,18 +84,19 @@ def _layers(out: Path, work: Work, losses: int | None) -> None:
     number = losses_by_default(work.methods) if losses is None else losses
     if work.closing is None and not any(isinstance(method, Certificate) for method in work.methods):
         return
+    run = store.read(out)
     with progress() as tell:
         layers = by_layer(
             work.network,
             work.data,
-            store.read(out),
+            run,
             losses=number,
             certificate=certificate_for(work.methods),
             against_labels=work.against_labels,
             within=work.within,
             on_progress=tell,
         )
-    store.write_layers(out, layers | {"asked": number} if layers else {})
+    store.write_layers(out, layers | {"asked": number} if layers else {}, run.about)
 
 
 def _counting(work: Work, tell: OnProgress) -> Any:
@@ -109,10 +110,22 @@ def _counting(work: Work, tell: OnProgress) -> Any:
     return on_shard
 
 
-def _say_damaged(writer: Writer, screen: Screen) -> None:
+def say_found(writer: Writer, screen: Screen) -> None:
+    """What was found in the run folder and a user must know."""
+    if writer.rebuilt:
+        screen.say("run.json was lost: it was written again, as the shards repeat it.")
     for index in writer.damaged:
         text = f"Shard {index} is damaged: it was set aside, and is computed again."
-        screen.print(text, markup=False, highlight=False, soft_wrap=True)
+        screen.say(text)
+    say_left(writer.left, screen)
+
+
+def say_left(names: Sequence[str], screen: Screen) -> None:
+    """Files of the folder of a run that was replaced, which are not of that run."""
+    if names:
+        some = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        text = f"Left where they are, for they are not part of the run that was replaced: {some}."
+        screen.say(text)
 
 
 def _again() -> str:

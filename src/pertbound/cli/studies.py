@@ -11,7 +11,7 @@ import typer
 from pertbound import store
 from pertbound.cli.inputs import command_line, require_free
 from pertbound.cli.options import AsJson, BatchSize, DataDir, Limit, Overwrite, Resume
-from pertbound.cli.running import end_run
+from pertbound.cli.running import end_run, say_found, say_left
 from pertbound.cli.screen import console
 from pertbound.cli.show import print_json, print_summary, progress
 from pertbound.data import load
@@ -52,9 +52,9 @@ def demo(
     require_free(out, overwrite)
     with progress() as tell:
         run = run_demo(seed=seed, command=command_line(), on_progress=tell)
-    store.write(out, run)
+    say_left(store.write(out, run), screen)
     print_json(out, run) if as_json else print_summary(screen, run)
-    screen.print(f"Report: {write_report([out], out)}", markup=False, highlight=False, soft_wrap=True)
+    screen.print(f"Report: {write_report([out], out)}", soft_wrap=True)
 
 
 def reproduce(
@@ -79,11 +79,11 @@ def reproduce(
     folder = out or Path("runs") / f"{study.value}-{dataset.value}"
     if limit is not None and limit < 1:
         raise InputError(f"--limit must be at least 1, got {limit}")
-    require_free(folder, overwrite, resume)
+    require_free(folder, overwrite, resume, beside=(peck2017.CHECKPOINT,))
     setting = peck2017.SETTINGS[dataset.value]
     data = load(setting.dataset, data_dir, limit=limit)
     for note in data.notes:
-        screen.print(f"Note: {note}", markup=False, highlight=False, soft_wrap=True)
+        screen.print(f"Note: {note}", soft_wrap=True)
     with progress() as tell:
 
         def epoch(done: Progress) -> None:
@@ -93,15 +93,15 @@ def reproduce(
     reached = peck2017.check_accuracy(setting, model, data)
     screen.print(
         f"LeNet from {path}: accuracy {reached:.2%} on {len(data)} test images of {setting.paper_name}.",
-        markup=False,
-        highlight=False,
         soft_wrap=True,
     )
     interrupted = False
     with progress() as tell:
         work = peck2017.work_for(model, data, batch_size=batch_size, on_progress=tell)
         about = peck2017.about(setting, work, command_line())
-        with store.writing(folder, about, resume=resume, overwrite=overwrite) as writer:
+        beside = (peck2017.CHECKPOINT,)
+        with store.writing(folder, about, resume=resume, overwrite=overwrite, beside=beside) as writer:
+            say_found(writer, screen)
             work.done = len(data) - sum(len(work.samples(index)) for index in writer.missing)
             try:
                 failed = drive(Local(), lambda: work, writer)
@@ -110,9 +110,10 @@ def reproduce(
                     raise
                 interrupted, failed = True, []
     if not interrupted and not failed:
-        store.write_layers(folder, by_layer(work.network, data, store.read(folder), losses=0))
+        run = store.read(folder)
+        store.write_layers(folder, by_layer(work.network, data, run, losses=0), run.about)
     run = store.read(folder)
     print_json(folder, run, failed) if as_json else print_summary(screen, run)
-    screen.print(write_paper_tables_and_figures(run, folder), markup=False)
-    screen.print(f"Report: {write_report([folder], folder)}", markup=False, highlight=False, soft_wrap=True)
+    screen.print(write_paper_tables_and_figures(run, folder))
+    screen.print(f"Report: {write_report([folder], folder)}", soft_wrap=True)
     end_run(run, screen, failed, interrupted)

@@ -12,10 +12,10 @@ import typer
 
 from pertbound.cli.options import AsJson
 from pertbound.cli.screen import Screen, console
+from pertbound.disk import write_whole
 from pertbound.errors import InputError, PropertyTimeoutError, RunError
 from pertbound.experiments.sources import read_network
 from pertbound.frontends.vnnlib import read_vnnlib
-from pertbound.store import write_whole
 from pertbound.verification import Answer, Verdict
 from pertbound.verification import verify as ask
 from pertbound_entry import ExitCode
@@ -45,7 +45,7 @@ def verify(
     """
     screen = console(quiet=as_json)
     found = _answered(network, claim, timeout, seed)
-    screen.print(_said(found), markup=False, highlight=False, soft_wrap=True)
+    screen.print(_said(found), soft_wrap=True)
     if as_json:
         told = {"answer": found.answer.value, "by": found.by, "seconds": found.seconds}
         typer.echo(json.dumps(told | {"counterexample": found.counterexample and str(found.counterexample)}, indent=2))
@@ -87,4 +87,4 @@ def _give(found: Verdict, witness: Path | None, screen: Screen) -> None:
         write_whole(witness, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     except OSError as error:
         raise RunError(f"cannot write {witness}: {error}; choose a folder that can be written") from error
-    screen.print(f"Counterexample: {witness}", markup=False, highlight=False, soft_wrap=True)
+    screen.print(f"Counterexample: {witness}", soft_wrap=True)

@@ -132,7 +132,7 @@ def _download(folder: Path, urls: Sequence[str], remedy: str, on_progress: Calla
 
 def _unpack(archive: Path, folder: Path) -> None:
     """Write the six batches of `archive` to `folder`, under names of our own choice, and nothing else."""
-    from pertbound.store import write_whole  # here, because it loads pyarrow
+    from pertbound.disk import write_whole  # here, because it loads pyarrow
 
     wanted = {f"{_FOLDER}/{name}.bin": folder / f"{name}.bin" for name in (*_TEST, *_TRAIN)}
     try:

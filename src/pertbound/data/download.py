@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pertbound.disk import write_whole
 from pertbound.errors import DataError
 
 _BLOCK = 1 << 16
@@ -53,8 +54,6 @@ class _GivenUpError(Exception):
 
 
 def _try(url: str, file: Download, path: Path, on_progress: Callable[[int], None] | None) -> str | None:
-    from pertbound.store import write_whole  # here, because it loads pyarrow
-
     try:
         write_whole(path, lambda temporary: _receive(url, file, temporary, on_progress))
     except _GivenUpError as error:

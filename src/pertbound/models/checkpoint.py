@@ -10,8 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pertbound.disk import write_whole
 from pertbound.errors import ModelFileError
-from pertbound.store import write_whole
 
 _PICKLE_ENDINGS = (".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle")
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")

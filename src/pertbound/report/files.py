@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from pertbound.disk import kind, write_whole
 from pertbound.errors import RunError
 from pertbound.records import WITNESS, Run
 from pertbound.report.figures import accuracy_curves, bracket_figure
@@ -22,7 +23,7 @@ from pertbound.report.save import FORMATS as DRAWN
 from pertbound.report.save import save
 from pertbound.report.tables import Summary, summary
 from pertbound.samples import methods
-from pertbound.store import read, write_whole
+from pertbound.store import read
 
 FIGURES: dict[str, Callable[[Run], Figure | None]] = {
     "figure2_witnesses": witness_histogram,
@@ -58,6 +59,9 @@ def write_files(run_folders: Sequence[Path], out: Path, formats: Sequence[str]) 
     rest = [suffix for suffix in ("tex", "md", "csv") if suffix in formats]
     for run, name in zip(runs, _names(run_folders), strict=True):
         folder = out if len(runs) == 1 else out / name
+        for place in (folder / "figures", *([folder] if folder != out else [])):
+            if kind(place) == "a symbolic link":  # in a folder that may come from a stranger
+                raise RunError(f"cannot write into {place}: it is a symbolic link; name another --out")
         if drawn:
             written += write_figures(run, folder / "figures", drawn)
         for suffix in rest:
@@ -106,25 +110,26 @@ def _slim(grid: Grid) -> Grid:
 
 def _tex(run: Run, folder: Path) -> list[Path]:
     tables = [to_latex(_slim(grid), f"tab:{name.replace('_', '-')}") for name, grid in grids(run).items()]
-    return [_write(folder / "tables.tex", "% needs \\usepackage{booktabs}\n\n" + "\n".join(tables))]
+    return [write_text(folder / "tables.tex", "% needs \\usepackage{booktabs}\n\n" + "\n".join(tables))]
 
 
 def _md(run: Run, folder: Path) -> list[Path]:
-    return [_write(folder / "tables.md", "\n\n".join(to_markdown(grid) for grid in grids(run).values()) + "\n")]
+    return [write_text(folder / "tables.md", "\n\n".join(to_markdown(grid) for grid in grids(run).values()) + "\n")]
 
 
 def _csv(run: Run, folder: Path) -> list[Path]:
     names = tuple(field.name for field in fields(Summary))
     values = [tuple(getattr(method, name) for name in names) for method in summary(run)]
     rows = tuple(tuple("" if value != value else str(value) for value in row) for row in values)  # NaN is not itself
-    samples = _write(folder / "samples.csv", as_csv(sample_columns(run)))
-    return [samples, _write(folder / "methods.csv", to_csv(Grid("", names, rows)))]
+    samples = write_text(folder / "samples.csv", as_csv(sample_columns(run)))
+    return [samples, write_text(folder / "methods.csv", to_csv(Grid("", names, rows)))]
 
 
 _WRITERS: dict[str, Callable[[Run, Path], list[Path]]] = {"tex": _tex, "md": _md, "csv": _csv}
 
 
-def _write(path: Path, text: str) -> Path:
+def write_text(path: Path, text: str) -> Path:
+    """Write a text whole, with its folders; halves of surrogate pairs become question marks. Raises `RunError`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, lambda to: to.write_bytes(text.encode("utf-8", errors="replace")))

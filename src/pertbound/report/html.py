@@ -8,12 +8,13 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pertbound.disk import write_whole
 from pertbound.errors import RunError
 from pertbound.records import Run
 from pertbound.report.about import title
 from pertbound.report.rounding import nearest
 from pertbound.report.view import view
-from pertbound.store import read, write_whole
+from pertbound.store import read
 
 
 def write_report(run_folders: Sequence[Path], out: Path) -> Path:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from pertbound.disk import write_whole
 from pertbound.errors import RunError
 from pertbound.records import CERTIFIED
 from pertbound.report.style import COLOURS, INK, styled
-from pertbound.store import write_whole
 
 _UNDATED = {
     "png": {"Software": None},

@@ -47,8 +47,8 @@ def require_bound(about: Mapping[str, Any], shards: Mapping[int, Mapping[str, An
     """That every shard was made for this `run.json`, and has the number that its file has."""
     run = chain.of_run(about)
     for index, made in shards.items():
-        if made.get(chain.RUN) != run:
-            found.contradict(f"shard {index} belongs to another run.json: the hash that it keeps is not this one's")
+        if made.get(chain.DESCRIPTION) != run:
+            found.contradict(f"shard {index} belongs to another run.json: the one that it repeats is not this one")
         if made.get("shard") != index:
             found.contradict(f"shard {index} says that it is shard {made.get('shard')!r:.40}")
 

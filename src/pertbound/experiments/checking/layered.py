@@ -11,6 +11,7 @@ from pertbound import chain, store
 from pertbound.experiments.checking.findings import Trust
 from pertbound.experiments.layers import by_layer, certificate_for
 from pertbound.experiments.work import OnProgress, Work
+from pertbound.shard_files import run_id
 
 CLOSE = 1e-6
 """Numbers of `layers.json` come out again to this relative difference on the machine that computed them."""
@@ -24,7 +25,8 @@ def compare_layers(
     if not stored:
         return
     names = (path.name for path in store.shards(folder).values())
-    if stored.pop(chain.BOUND, None) != chain.of_layers(about, names):
+    bound, run = stored.pop(chain.BOUND, None), stored.pop("run", None)
+    if bound != chain.of_layers(about, names) or run != run_id(about):
         found.contradict("layers.json belongs to another run.json, or to other rows: its hashes are not theirs")
     asked = stored.pop("asked", None)
     if type(asked) is not int or asked < 0:

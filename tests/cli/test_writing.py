@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from contracts.folders import begun, contents
 from pertbound.cli import verifying
 from pertbound.errors import ModelFileError, RunError
-from pertbound.report.files import FORMATS, write_files
+from pertbound.report.files import write_files
+from pertbound.report.save import FORMATS, save
 
 
 class Found:
@@ -35,25 +37,30 @@ def test_the_file_of_a_counterexample(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", ["html", "tex", "md", "csv"])
 def test_reports(tmp_path: Path, form: str) -> None:
-    """Each of a report's files in the place of a pipe; and a folder of figures that leads elsewhere."""
+    """The first of a report's files in the place of a pipe."""
     begun(tmp_path / "run", done=1)
-    places = {path.relative_to(tmp_path / "out") for path in write_files([tmp_path / "run"], tmp_path / "out", [form])}
-    assert places
-    for number, place in enumerate(sorted(places)[:2]):
-        pipe = tmp_path / str(number) / place
-        pipe.parent.mkdir(parents=True)
-        os.mkfifo(pipe)
-        with pytest.raises(RunError, match="a named pipe, and only a regular file is replaced"):
-            write_files([tmp_path / "run"], tmp_path / str(number), [form])
-        assert stat.S_ISFIFO(pipe.lstat().st_mode)
-    if any("figures" in place.parts for place in places):
-        (tmp_path / "mine").mkdir()
-        (tmp_path / "run" / "figures").symlink_to(tmp_path / "mine")
-        with pytest.raises(RunError, match="a symbolic link"):
-            write_files([tmp_path / "run"], tmp_path / "run", [form])
-        assert contents(tmp_path / "mine") == {}
+    name = {"html": "index.html", "tex": "tables.tex", "md": "tables.md", "csv": "samples.csv"}[form]
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / name)
+    with pytest.raises(RunError, match="a named pipe, and only a regular file is replaced"):
+        write_files([tmp_path / "run"], tmp_path / "out", [form])
+    assert stat.S_ISFIFO((tmp_path / "out" / name).lstat().st_mode)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_figures(tmp_path: Path, form: str) -> None:
+    """A figure in the place of a pipe; and a folder of figures that leads elsewhere."""
+    os.mkfifo(tmp_path / f"name.{form}")
+    with pytest.raises(RunError, match="a named pipe, and only a regular file is replaced"):
+        save(Figure(figsize=(0.1, 0.1)), tmp_path, "name", [form])
+    begun(tmp_path / "run", done=1)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "run" / "figures").symlink_to(tmp_path / "mine")
+    with pytest.raises(RunError, match="a symbolic link"):
+        write_files([tmp_path / "run"], tmp_path / "run", [form])
+    assert contents(tmp_path / "mine") == {}
 
 
 def test_comparisons_pages_and_checkpoints(cli: Any, tmp_path: Path) -> None:

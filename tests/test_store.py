@@ -327,9 +327,11 @@ def test_two_processes_on_one_folder(tmp_path: Path) -> None:
     first = subprocess.Popen([sys.executable, "-c", SETUP + HOLDING, str(out)], stdout=subprocess.PIPE, text=True)
     assert first.stdout is not None
     assert first.stdout.readline() == "held\n"
-    for options in ({"resume": True}, {"overwrite": True}, {}):
+    for options in ({"resume": True}, {"overwrite": True}):
         with pytest.raises(RunError, match="another process is writing"), store.writing(out, about(), **options):
             pass
+    with pytest.raises(RunError, match="already holds a run"), store.writing(out, about()):
+        pass
     assert len(store.read(out).rows) == 8
     first.send_signal(signal.SIGKILL)
     first.wait()

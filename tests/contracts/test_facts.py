@@ -22,9 +22,11 @@ from pertbound.frontends.conversion import Converter
 from pertbound.frontends.local_response import with_local_responses
 from pertbound.frontends.lp_pool import with_lp_pools
 from pertbound.frontends.onnx_operators import OPERATORS
+from pertbound.frontends.onnx_shapes import SHAPES
 from pertbound.frontends.operators import HANDLERS
 from pertbound.frontends.program import Program
 from pertbound.frontends.ranges import Range
+from pertbound.frontends.rearranging import REARRANGING
 from pertbound.graph import Graph
 from pertbound.layers import LocalResponse, Standardize
 
@@ -33,6 +35,11 @@ ONNX = onnx_cases.onnx_cases()
 
 NEVER = {"aten.t"}
 """Operators that always mix the batch with the sample, which their handler says."""
+
+
+def _marked(names: set[str], slow: set[str]) -> list[Any]:
+    """All names; those that only move entries, which other tests read as well, are tried with the slow tests."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in sorted(names)]
 
 
 def test_every_aten_operator_has_a_case() -> None:
@@ -69,7 +76,7 @@ def check_aten(name: str, draw: aten_cases.Draw, number: int, *, layers: int | N
     return True
 
 
-@pytest.mark.parametrize("name", sorted({*ATEN} - NEVER))
+@pytest.mark.parametrize("name", _marked({*ATEN} - NEVER, {f"aten.{name}" for name in REARRANGING}))
 def test_aten_once(name: str) -> None:
     found = (check_aten(name, ATEN[name], number, layers=1) for number in range(10))
     assert any(found), "nothing that was drawn is supported"
@@ -130,7 +137,7 @@ def check_onnx(
     return True
 
 
-@pytest.mark.parametrize("name", sorted(ONNX))
+@pytest.mark.parametrize("name", _marked({*ONNX}, {*SHAPES}))
 def test_onnx_once(name: str, tmp_path: Path, recorded: Recorded) -> None:
     found = (check_onnx(name, ONNX[name], number, tmp_path, recorded, layers=1) for number in range(10))
     assert any(found), "nothing that was drawn is supported"

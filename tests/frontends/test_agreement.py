@@ -80,7 +80,6 @@ def test_large_networks_are_tried_on_few(monkeypatch: pytest.MonkeyPatch) -> Non
 
 ASKED: dict[str, Callable[[Graph, Tensor], object]] = {
     "certify": lambda network, x: pb.certify(network, x, pb.Lipschitz()),
-    "attack": lambda network, x: pb.attack(network, x, pb.DDN(steps=2)),
     "bracket": lambda network, x: pb.bracket(network, x, attacks=[pb.DDN(steps=2)]),
 }
 

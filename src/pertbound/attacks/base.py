@@ -12,7 +12,6 @@ from torch import Tensor
 
 from pertbound.environment import known_state, plain_float32
 from pertbound.errors import InputError
-from pertbound.frontends.agreement import require_own_agreement
 from pertbound.graph import Graph, in_float64
 from pertbound.numerics import UNIT64, gamma
 from pertbound.problem import Problem, Witness, strictly_misclassified
@@ -122,15 +121,11 @@ def attack(
     is in the norm of `within`, `l2`, `linf` and `l1` in each, all infinite where nothing was found. `upper` (samples,)
     may hold sizes of perturbations that are known to change the class: a method that starts at a radius starts there.
 
-    Raises `InputError` for inputs that do not fit the network, are not finite or lie outside the box, and
-    `ConversionError` where the network and the model that it was made from disagree on them.
+    Raises `InputError` for inputs that do not fit the network, are not finite or lie outside the box.
     """
     if not isinstance(method, Attack):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise InputError(f"{method!r} is no attack; bounds from below are asked with pb.certify")
-    batches = Problem(network, x, labels, within, upper).batches(batch_size)
-    for batch in batches:
-        require_own_agreement(network, batch.x)
-    parts = [method.witness(batch) for batch in batches]
+    parts = [method.witness(batch) for batch in Problem(network, x, labels, within, upper).batches(batch_size)]
     return Witness(
         torch.cat([part.adversarial for part in parts]),
         torch.cat([part.found for part in parts]),

@@ -35,7 +35,9 @@ def require_agreement(graph: Graph, finish: Function, model: Function, example: 
 
 
 def require_own_agreement(graph: Graph, x: Tensor) -> None:
-    """Run both on a batch that something is asked about, once for each size; where the graph has no model, nothing.
+    """Run both on a batch that is to be certified, once for each size; where the graph has no model, nothing.
+
+    Attacks need no such check: each witness is run through both, and counts only where both are wrong.
 
     The model's output may be the graph's, or its softmax, or the logarithm of that. Raises `ConversionError` as
     `require_agreement` does. Costs a forward pass of the model, and one of the graph, for each new size.

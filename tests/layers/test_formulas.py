@@ -30,7 +30,7 @@ def test_an_operator_is_bounded_as_it_is_defined(name: str, generator: torch.Gen
 @pytest.mark.parametrize("name", FORMULAS)
 def test_an_operator_is_bounded_as_it_is_defined_in_many_boxes(name: str, generator: torch.Generator) -> None:
     graph = graph_for(FORMULAS[name])
-    check_relaxation(graph, FORMULAS[name], generator, 600)
+    check_relaxation(graph, FORMULAS[name], generator, 200)
 
 
 def _without_threshold(method: str) -> Any:

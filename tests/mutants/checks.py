@@ -33,7 +33,7 @@ def _honest() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="pertbound-test-"))
     network = tiny(folder)
     sources = Sources(model=str(network), data=str(points(folder, network)))
-    question = Question(attacks=("fgs",), methods=("lipschitz",), labels=True, max_epsilon=1.0)
+    question = Question(attacks=("deepfool",), methods=("lipschitz",), labels=True)
     return computed(folder / "run", sources, question, verb="Bracketed", shard_size=3)
 
 
@@ -59,15 +59,6 @@ def _bolder(run: Forged) -> None:
 def _renamed_and_bolder(run: Forged) -> None:
     _bolder(run)
     column("method", "certified", lambda _: "auto(1 s)")(run)
-
-
-def _predictions(run: Forged) -> None:
-    for index, shard in run.shards.items():
-        rows = shard.rows
-        for name in ("label", "reference"):
-            at = rows.schema.get_field_index(name)
-            rows = rows.set_column(at, rows.schema.field(name), rows.column("predicted"))
-        run.shards[index] = Shard(rows, shard.witnesses, shard.made)
 
 
 def _harmless(run: Forged) -> None:
@@ -97,7 +88,6 @@ CHECKS: dict[str, Callable[[], None]] = {
     "radii times 1.5": lambda: _refused(_bolder),
     "renamed, radii times 1.5": lambda: _refused(_renamed_and_bolder),
     "an invented method": lambda: _refused(column("method", "certified", lambda _: "oracle")),
-    "labels are predictions": lambda: _refused(_predictions),
     "harmless witnesses": lambda: _refused(_harmless),
     "another guarantee": lambda: _refused(_guarantee),
     "a shard dropped": lambda: _refused(_dropped),
@@ -133,12 +123,6 @@ def _only_known_names(self: Any, batch: Any, block: Any, now: Any) -> np.ndarray
     return _proved(self, batch, block, now) if known else _all_good(self, batch, block)
 
 
-def _labels(self: Any, batch: Any, _problem: Any, _logits: Any) -> Any:
-    import torch
-
-    return torch.as_tensor(batch.blocks[0].column("reference").astype(np.int64))
-
-
 def _patched(*changes: tuple[object, str, object]) -> Mutant:
     def mutant() -> AbstractContextManager[object]:
         stack = ExitStack()
@@ -158,10 +142,6 @@ MUTANTS: dict[str, tuple[Mutant, str]] = {
         "renamed, radii times 1.5",
     ),
     "names of methods are believed": (_patched(*NAMES), "an invented method"),
-    "labels are believed": (
-        _patched((form, "_fits", lambda *_: True), (Forward, "_classes", _labels)),
-        "labels are predictions",
-    ),
     "witnesses are not run": (_patched((Forward, "_witnesses", lambda *_: None)), "harmless witnesses"),
     "run.json is believed": (_patched((module, "compare_description", lambda *_, **__: None)), "another guarantee"),
     "what is missing is forgotten": (_patched((Trust, "doubt", lambda *_: None)), "a shard dropped"),

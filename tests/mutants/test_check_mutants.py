@@ -1,4 +1,4 @@
-"""Each check that leaves something out believes a forged run; as it is, it believes none and confirms the honest one."""
+"""Each check that leaves something out believes a forged run; as it is, it confirms the honest one only."""
 
 from __future__ import annotations
 

@@ -121,7 +121,8 @@ def write_layers(folder: Path, layers: Mapping[str, Any]) -> None:
     if layers:
         with _errors(folder):
             names = (path.name for path in shards(folder).values())
-            _write_json(folder / LAYERS, dict(layers) | {chain.BOUND: chain.of_layers(read_about(folder), names)})
+            bound = chain.of_layers(read_about(folder), names, layers)
+            _write_json(folder / LAYERS, dict(layers) | {chain.BOUND: bound})
 
 
 @contextmanager

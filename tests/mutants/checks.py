@@ -142,7 +142,10 @@ MUTANTS: dict[str, tuple[Mutant, str]] = {
         "renamed, radii times 1.5",
     ),
     "names of methods are believed": (_patched(*NAMES), "an invented method"),
-    "witnesses are not run": (_patched((Forward, "_witnesses", lambda *_: None)), "harmless witnesses"),
+    "witnesses are not run": (
+        _patched((Forward, "_witnesses", lambda *_: None), (module, "compare_layers", lambda *_, **__: None)),
+        "harmless witnesses",
+    ),
     "run.json is believed": (_patched((module, "compare_description", lambda *_, **__: None)), "another guarantee"),
     "what is missing is forgotten": (_patched((Trust, "doubt", lambda *_: None)), "a shard dropped"),
     "hashes are not compared": (

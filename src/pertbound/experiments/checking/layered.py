@@ -24,8 +24,9 @@ def compare_layers(
     if not stored:
         return
     names = (path.name for path in store.shards(folder).values())
-    if stored.pop(chain.BOUND, None) != chain.of_layers(about, names):
-        found.contradict("layers.json belongs to another run.json, or to other rows: its hashes are not theirs")
+    bound = stored.pop(chain.BOUND, None)
+    if bound != chain.of_layers(about, names, stored):
+        found.contradict("layers.json was changed, or belongs to another run.json or other rows: hashes differ")
     asked = stored.pop("asked", None)
     if type(asked) is not int or asked < 0:
         found.contradict(f"layers.json says that {asked!r:.40} samples were asked for")

@@ -2,7 +2,7 @@
 
 - A file of rows or witnesses has the beginning of the hash of its own bytes in its name.
 - The metadata of a file of rows hold the name of its witnesses' file, and repeat `run.json`.
-- `layers.json` holds the hash of `run.json`, and the hash of the names of all files of rows.
+- `layers.json` holds the hash of `run.json`, that of the names of all files of rows, and that of what it says itself.
 
 So a change of one file shows in another one. Whoever can write all files can make these hashes anew: they show damage,
 mixed runs and careless changes. What a run claims is therefore computed again from the model and the data
@@ -16,8 +16,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-DESCRIPTION, SHARDS, BOUND = "description", "shards", "bound"
-"""Keys: of the hash of `run.json`, of that of the rows' names, and of both in `layers.json`."""
+DESCRIPTION, SHARDS, LAYERS, BOUND = "description", "shards", "layers", "bound"
+"""Keys: of the hash of `run.json`, of the rows' names, of `layers.json`, and of all three in `layers.json`."""
 
 
 def of_run(about: Mapping[str, Any]) -> str:
@@ -30,6 +30,6 @@ def of_shards(names: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
 
 
-def of_layers(about: Mapping[str, Any], names: Iterable[str]) -> dict[str, str]:
-    """What `layers.json` is bound to."""
-    return {DESCRIPTION: of_run(about), SHARDS: of_shards(names)}
+def of_layers(about: Mapping[str, Any], names: Iterable[str], layers: Mapping[str, Any]) -> dict[str, str]:
+    """What `layers.json` is bound to; `layers` is what it says besides."""
+    return {DESCRIPTION: of_run(about), SHARDS: of_shards(names), LAYERS: of_run(layers)}

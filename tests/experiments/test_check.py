@@ -195,7 +195,10 @@ def test_every_field_of_the_json_files_is_protected(honest: Path, tmp_path: Path
             forged = copy.deepcopy(run)
             change(forged)
             out = tmp_path / f"{table}-{number}"
-            written = forged.carefully(out) if careful else forged.naively(honest, out)
+            try:
+                written = forged.carefully(out) if careful else forged.naively(honest, out)
+            except (KeyError, PertboundError):
+                continue  # it cannot even be written
             if verdict(written, None if careful else 0) is Verdict.CONFIRMED:
                 believed.append(f"{table}: {name}")
     told = [name for name in believed if name.removeprefix("run.json: ").startswith(INFORMATIVE)]

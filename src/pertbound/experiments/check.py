@@ -165,3 +165,5 @@ def _shards(
                 again(batch, shown)
             done += len(batch.samples)
     tell("predictions and witnesses", total, total)
+    if found.samples.checked < found.samples.in_run and not found.contradicted:
+        found.doubt(f"{found.samples.in_run - found.samples.checked} samples could not be looked at")

@@ -26,8 +26,8 @@ def compare_layers(
         return
     names = (path.name for path in store.shards(folder).values())
     bound, run = stored.pop(chain.BOUND, None), stored.pop("run", None)
-    if bound != chain.of_layers(about, names) or run != run_id(about):
-        found.contradict("layers.json belongs to another run.json, or to other rows: its hashes are not theirs")
+    if bound != chain.of_layers(about, names, stored) or run != run_id(about):
+        found.contradict("layers.json was changed, or belongs to another run.json or other rows: hashes differ")
     asked = stored.pop("asked", None)
     if type(asked) is not int or asked < 0:
         found.contradict(f"layers.json says that {asked!r:.40} samples were asked for")

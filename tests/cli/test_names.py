@@ -116,7 +116,7 @@ def test_devices_that_there_are_not(cli, files: Path, device: str) -> None:  # t
 
 VALUES = ["", "-1", "0", "1e400", "nan", "[/red]", ":smile:", "\x1b[2J", "a\0b", os.fsdecode(b"\xff"), LONG, "/",
           "/dev/null", "..", "9" * 400, "٣", "--", "$(reboot)", "127.0.0.1", "127.0.0.1:99999", "1_0"]  # fmt: skip
-QUICK = ["[/red]", "a\0b", LONG, "nan"]
+QUICK = ["[/red]", LONG]
 
 
 def options() -> Iterator[tuple[str, Any]]:
@@ -176,7 +176,7 @@ def test_nasty_values_of_every_option(
 
 
 @pytest.mark.parametrize("value", QUICK, ids=range(len(QUICK)))
-@pytest.mark.parametrize(("command", "parameter"), [p for p in OPTIONS if p.values[0] in ("demo", "verify", "compare")])
+@pytest.mark.parametrize(("command", "parameter"), [p for p in OPTIONS if p.values[0] in ("demo", "verify")])
 def test_nasty_values_of_some_options(
     cli: Any, files: Path, command: str, parameter: Any, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,9 +117,7 @@ def test_no_such_cluster(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    "address", ["127.0.0.1", "", ":6379", "host:", "host:x", "host:99999", "host:0", "host:\u0663"]
-)
+@pytest.mark.parametrize("address", ["127.0.0.1", "", ":6379", "host:", "host:x", "h:99999", "host:0", "h:\u0663"])
 def test_addresses_without_a_port_are_refused_at_once(address: str) -> None:
     with pytest.raises(InputError, match="HOST:PORT"):
         Ray(address=address)

@@ -38,9 +38,7 @@ class Ray(Engine):
             return
         host, _, port = given.rpartition(":")
         if not host or not (port.isascii() and port.isdecimal() and len(port) < 6 and 0 < int(port) < 2**16):
-            raise InputError(
-                f"the address of a Ray cluster is auto or HOST:PORT, such as 127.0.0.1:6379; got {given!r}"
-            )
+            raise InputError(f"the address of a Ray cluster is auto or HOST:PORT, as in 127.0.0.1:6379; got {given!r}")
 
     def run(self, make: Make, indices: Sequence[int]) -> Iterator[Done | Failed]:
         """In the order in which they are finished. `make` must be hashable, and picklable."""

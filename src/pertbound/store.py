@@ -298,8 +298,9 @@ class Writer:
             _layers(self.folder, self._run)  # refuses to replace one that is not of this run
             with _errors(self.folder):
                 names = (path.name for path in shards(self.folder).values())
-                bound = {"run": self._run, chain.BOUND: chain.of_layers(json.loads(self._about), names, json.loads(_json(layers)))}
-                self._write(self.folder / LAYERS, _json(dict(layers) | bound))
+                said, about = json.loads(_json(layers)), json.loads(self._about)
+                bound = {"run": self._run, chain.BOUND: chain.of_layers(about, names, said)}
+                self._write(self.folder / LAYERS, _json(said | bound))
 
     def discard(self, beside: Collection[str] = ()) -> None:
         """Remove what this writer wrote; but `run.json` stays where other files than those `beside` it are."""

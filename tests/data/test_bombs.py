@@ -65,6 +65,9 @@ def test_an_npz_that_unpacks_to_far_more_than_it_takes(tmp_path: Path, monkeypat
     monkeypatch.setattr(npz, "ALWAYS", MIB)
     refused(load_npz, path, "more than 200 times what it takes in the file")
     assert len(load_npz(path, limit=3)) == 3, "what is needed of it takes little"
+    monkeypatch.setattr(npz, "allowed", lambda *sizes: 2**62)  # the mutant without the guard unpacks all of it
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        refused(load_npz, path, "more than 200 times")
 
 
 @pytest.mark.parametrize(

@@ -115,3 +115,14 @@ def test_no_such_cluster(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot connect to a Ray cluster at 'nowhere:6379'"):
         run(tmp_path, Maker(str(tmp_path)), Ray(address="nowhere:6379"))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "", ":6379", "host:", "host:x", "h:99999", "host:0", "h:\u0663"])
+def test_addresses_without_a_port_are_refused_at_once(address: str) -> None:
+    with pytest.raises(InputError, match="HOST:PORT"):
+        Ray(address=address)
+
+
+@pytest.mark.parametrize("address", [None, "auto", "local", "ray://host:10001", "[::1]:6379", "host:6379"])
+def test_addresses_that_can_be_meant(address: str | None) -> None:
+    assert Ray(address=address).address == address

@@ -32,6 +32,14 @@ class Ray(Engine):
     gpus: float = 0
     tries: int = 3
 
+    def __post_init__(self) -> None:
+        given = self.address
+        if given is None or given in ("auto", "local") or "://" in given:
+            return
+        host, _, port = given.rpartition(":")
+        if not host or not (port.isascii() and port.isdecimal() and len(port) < 6 and 0 < int(port) < 2**16):
+            raise InputError(f"the address of a Ray cluster is auto or HOST:PORT, as in 127.0.0.1:6379; got {given!r}")
+
     def run(self, make: Make, indices: Sequence[int]) -> Iterator[Done | Failed]:
         """In the order in which they are finished. `make` must be hashable, and picklable."""
         if not indices:
@@ -111,7 +119,7 @@ def _connect(ray: Any, address: str | None) -> None:
 
 
 def _require_answer(address: str | None) -> None:
-    """Ray itself would try for minutes. Raises `OSError`, or `ValueError` for what is no address."""
+    """Ray itself would try for minutes. Raises `OSError`."""
     if address is None or address in ("auto", "local") or "://" in address:
         return
     host, _, port = address.rpartition(":")

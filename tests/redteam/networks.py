@@ -53,21 +53,27 @@ def draw(seed: int, *, dims: int | None = None, only: str | None = None, scale: 
 
 
 def _attempt(seed: int, dice: Dice, dims: int | None, only: str | None, scale: str) -> Drawn | None:
-    image = only in IMAGES or (dims is None and only not in FLAT and dice.chance())
+    tiny = scale == "tiny" and only is None
+    image = not tiny and (only in IMAGES or (dims is None and only not in FLAT and dice.chance()))
     shape: Shape = (dims or dice.randint(2, 8),)
     if image:
         shape = (dice.randint(1, 3), dice.randint(3, 6), dice.randint(3, 6))
     x = torch.rand(SAMPLES, *shape) if dice.chance() else torch.randn(SAMPLES, *shape).mul(0.5).clamp(-1, 1)
     layers: list[nn.Module] = []
     kinds: list[str] = []
-    if image:
+    if tiny:  # of layers that keep factors, so that those of `_scaled` cancel
+        for _ in range(3):
+            size = layers[-2].out_features if layers else shape[0]  # type: ignore[union-attr]
+            layers += [nn.Linear(size, dice.randint(3, 5)), dice.choice([nn.ReLU(), nn.LeakyReLU(0.25)])]  # type: ignore[arg-type]
+        kinds = ["linear", "relu"]
+    elif image:
         if not _grow(dice, layers, kinds, x, {**IMAGES, **ACTIVATIONS, **NORMS}, dice.randint(1, 4), only):
             return None
         layers.append(nn.Flatten())
     elif shape[0] < 4:  # few inputs meet stages that need more entries
         layers += [nn.Linear(shape[0], dice.choice([4, 6])), nn.Tanh() if dice.chance() else nn.LeakyReLU(0.25)]
     deep = dice.randint(0, 2) if image else dice.randint(2, 5)
-    if not _grow(dice, layers, kinds, x, {**FLAT, **ACTIVATIONS, **NORMS}, deep, None if image else only):
+    if not tiny and not _grow(dice, layers, kinds, x, {**FLAT, **ACTIVATIONS, **NORMS}, deep, None if image else only):
         return None
     body = nn.Sequential(*layers).eval()
     with torch.no_grad():

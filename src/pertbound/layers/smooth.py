@@ -82,6 +82,7 @@ class Smooth(Activation):
         Straight: p >= q steepest^2 pays for the quadratic terms, and what is left, c g(z) - l z, is least at an end of
         the box, at a kink, or where g' = l / c. Where a computed such point z is on the right stretch, g' is monotone
         from there to the exact one, which is therefore lower by at most abs(c g'(z) - l) times the width of the box.
+        Where z is outside of the box and the exact one inside, that holds at the end next to z.
         Bent: c g(z) >= c g(z0) + c g'(z0) d - abs(c) k / 2 d^2 with k = -inf g'' where c > 0 and sup g'' where c < 0
         (Taylor for the convex function c g + abs(c) k / 2 z^2), which leaves a parabola in d = z - z0.
 
@@ -129,14 +130,17 @@ class Smooth(Activation):
                 places.append(z)
                 costs.append(self._cost(c, line, z, rest, y))
             for z in self.flat(ratio):
-                inside = turns & (z > low) & (z < high)
-                z = torch.nan_to_num(z, nan=0.0).clamp(-1e30, 1e30)
-                z = torch.minimum(torch.maximum(z, low), high)
+                known = turns & ~z.isnan()
+                found = torch.nan_to_num(z, nan=0.0).clamp(-1e30, 1e30)
+                z = torch.minimum(torch.maximum(found, low), high)
                 cost = self._cost(c, line, z, rest, y)
                 if z.dtype == torch.float64:
-                    slope = self.derivative(z)
-                    steep = (c * slope - line).abs() + self._rounded(c, slope, line)
-                    cost = cost - torch.where(inside, steep * (high - low), 0.0)
+                    slope, there = self.derivative(z), self.derivative(found)
+                    off = self._rounded(c, slope, line) + self._rounded(c, there, line)
+                    steep = (c * slope - line).abs()
+                    # the exact one may be in the box where the computed one is not, if it is no worse at the box's end
+                    near = known & (steep <= (c * there - line).abs() + off)
+                    cost = cost - torch.where(near, (steep + off) * (high - low), 0.0)
                 places.append(z)
                 costs.append(cost)
             lowest, which = torch.stack(costs).min(0)

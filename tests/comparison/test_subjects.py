@@ -93,7 +93,7 @@ def test_a_certificate_beyond_a_witness_is_an_error_and_not_a_comparison() -> No
     ):
         pb.compare([A, run([1.0, 2.1], [2.0, 2.0], "b")])
     assert pb.compare([A, run([1.0, 2.0 * (1 + 1e-15)], [2.0, 2.0], "b")]).pairs
-    with pytest.raises(pb.RunError, match="exceeds"):
+    with pytest.raises(pb.ContradictionError, match="of size -1"):
         pb.compare([A, run([None, None], [2.0, -1.0], "b")])
 
 

@@ -19,7 +19,7 @@ from pertbound.attacks import DDN, FMN, Attack, Ensemble, FastGradientSign, atta
 from pertbound.certificates import Auto, Certificate, Lipschitz
 from pertbound.certificates.base import L2, ask
 from pertbound.environment import known_state
-from pertbound.errors import ContradictionError, InputError
+from pertbound.errors import ContradictionError, InputError, contradicts
 from pertbound.graph import Graph
 from pertbound.pace import Pace
 from pertbound.problem import Certified, Problem, Witness, require_agreement
@@ -53,6 +53,11 @@ class Bracket:
 
     def __post_init__(self) -> None:
         require_agreement(self.lower, self.lower_method, self.upper, self.upper_method)
+
+    @property
+    def violations(self) -> Tensor:
+        """Where the lower end exceeds the upper end, (samples,) bool: always False, for such a bracket cannot be made."""
+        return contradicts(self.lower, self.upper)
 
 
 OnStep = Callable[[Bracket], None]

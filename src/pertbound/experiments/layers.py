@@ -81,7 +81,7 @@ def by_layer(
             labels = data.labels[rows]
         hints = torch.stack([found[p] for p in chosen]).to(x.dtype) if all(p in found for p in chosen) else None
         lost = layer_losses(network, x, labels, certificate=certificate, within=within, adversarial=hints)
-        kept = (lost.radius > 0).nonzero().flatten()
+        kept = ((lost.radius > 0) & torch.isfinite(lost.radius)).nonzero().flatten()
         if len(kept):
             result["losses"] = {
                 "method": lost.method,

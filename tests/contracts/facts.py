@@ -19,7 +19,8 @@ from oracles import dense
 from pertbound.frontends.ranges import Range
 from pertbound.graph import INPUT, Node
 from pertbound.layers import Activation, Layer, Linear, Multiply, Shape
-from pertbound.layers.smooth import Smooth, Softplus
+from pertbound.layers.smooth import Smooth
+from pertbound.layers.softplus import Softplus
 from pertbound.numerics import UNIT64
 from pertbound.sets import Box
 

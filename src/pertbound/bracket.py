@@ -56,7 +56,7 @@ class Bracket:
 
     @property
     def violations(self) -> Tensor:
-        """Where the lower end exceeds the upper end, (samples,) bool: always False, for such a bracket cannot be made."""
+        """Where the lower end exceeds the upper end, (samples,) bool: always False, as no such bracket is made."""
         return contradicts(self.lower, self.upper)
 
 

@@ -172,6 +172,8 @@ def _sound_workers() -> Generator[None]:
 def _workers_flush(threads: int) -> bool:
     """Whether a product that is shared among so many threads loses denormals."""
     with torch.no_grad():
-        bits = torch.ones(threads * GRAIN, dtype=torch.int64, device="cpu")  # each that of `_DENORMAL`
-        product = bits.view(torch.float64) * _ONE
+        numbers = torch.ones(threads * GRAIN, dtype=torch.float64, device="cpu")
+        # a few for each thread, by their bits: a denormal costs a hundred times what another number does
+        numbers.view(torch.int64)[:: GRAIN // 4] = 1
+        product = numbers * _ONE
         return not bool(product.view(torch.int64).all())

@@ -12,7 +12,7 @@ import clocks
 from pertbound import branching
 from pertbound.verification import verdict
 
-PATIENT = {"browser.py", "oracles/milp.py", "oracles/shards.py"}
+PATIENT = {"browser.py", "test_store.py", "oracles/milp.py", "oracles/shards.py"}
 """These wait for another process, or give a solver a limit; nothing fails because of how long it took."""
 
 

@@ -32,7 +32,7 @@ def batch_norm_constants(
 ) -> tuple[Tensor, Tensor]:
     """weight / sqrt(variance + eps) and bias - mean weight / sqrt(variance + eps), float64 of the shape of `mean`.
 
-    Infinite or NaN where the statistics are, or where variance + eps is not positive.
+    Infinite or NaN where the mean is, or where variance + eps is not positive; 0 and `bias` for an infinite variance.
     """
     rows = [part.detach().flatten().tolist() for part in (mean, variance)]
     rows.append([1.0] * mean.numel() if weight is None else weight.detach().flatten().tolist())
@@ -43,8 +43,10 @@ def batch_norm_constants(
 
 
 def _of_channel(mean: float, variance: float, weight: float, bias: float, eps: float) -> tuple[float, float]:
-    if not all(math.isfinite(v) for v in (mean, variance, weight, bias, eps)):
+    if not all(math.isfinite(v) for v in (mean, weight, bias, eps)) or math.isnan(variance):
         return math.nan, math.nan
+    if variance == math.inf:
+        return 0.0, bias  # 1 / sqrt(inf) = 0: a channel that is switched off
     total = Fraction(variance) + Fraction(eps)
     if total <= 0:
         return math.inf, math.nan

@@ -154,8 +154,9 @@ def write_layers(folder: Path, layers: Mapping[str, Any], about: Mapping[str, An
     """
     if layers:
         with _locked(folder):
-            require_same(folder, require_room(folder, resume=True) or {}, about)
-            Writer(folder, about).put_layers(layers)
+            begun = require_room(folder, resume=True) or {}
+            require_same(folder, begun, about)
+            Writer(folder, begun).put_layers(layers)
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def test_units_of_inputs_and_of_logits_do_not_matter(method: pb.Attack, scale: f
     scaled = pb.attack(network(scale, logits), x * scale, method).distance / scale
     ratio = scaled / plain
     assert bool(torch.isfinite(ratio).all())
-    assert float(ratio.median()) == pytest.approx(1, abs=1e-3)
+    assert float(ratio.median()) == pytest.approx(1, abs=1e-2)  # 1e-3 on some processors, 6e-3 on others
     assert float(((ratio - 1).abs() < 0.02).double().mean()) >= 0.8
 
 

@@ -20,8 +20,11 @@ from pertbound.data import DataSet
 LIMIT = 20
 KEYS = {
     "title", "command", "created", "model", "data", "options", "versions", "guarantee", "norm", "shards", "sources",
+    "machine",
 }  # fmt: skip
 DERIVED = {"accuracy", "complete", "seconds"}
+BOUND = {"asked", "bound", "run"}
+"""What layers.json says besides: of how many samples, and to which run it belongs."""
 
 
 def asked(files: Path, out: Path, **changes: object) -> list[object]:
@@ -321,12 +324,12 @@ def test_norm_and_box_reach_the_certificates(
 @pytest.mark.parametrize(
     ("command", "flags", "parts"),
     [
-        ("bracket", [], {"factors"}),
-        ("bracket", ["--method", "quadratic", "--steps", 5], {"factors", "losses"}),
+        ("bracket", [], {*BOUND, "factors"}),
+        ("bracket", ["--method", "quadratic", "--steps", 5], {*BOUND, "factors", "losses"}),
         ("bracket", ["--method", "quadratic", "--steps", 5, "--layer-loss", 0], set()),
-        ("bracket", ["--budget", 0.1], {"factors"}),
+        ("bracket", ["--budget", 0.1], {*BOUND, "factors"}),
         ("certify", [], set()),
-        ("certify", ["--layer-loss", 2], {"losses"}),
+        ("certify", ["--layer-loss", 2], {*BOUND, "losses"}),
         ("attack", [], set()),
     ],
 )

@@ -54,7 +54,7 @@ STAGES: dict[str, tuple[str, ...]] = {
         "comparison.subjects.brackets",
         "cli.comparing.console",
     ),
-    "query": ("cli.keeping.store.read", "cli.keeping._asked", "cli.keeping.console"),
+    "query": ("cli.keeping.store.read", "cli.keeping.asked", "cli.keeping.console"),
     "check": ("cli.keeping.check_run", "cli.keeping.progress"),
 }
 """What is asked, and functions that it calls on the way: to read, convert, bound, search, write and print."""

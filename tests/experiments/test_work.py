@@ -69,7 +69,9 @@ def test_rows_say_what_the_functions_answer(
     found = witness.found.numpy()
     assert (columns["guarantee"][upper] == np.where(found, "witness", "none")).all()
     assert columns["l2"][upper][found].astype(float) == pytest.approx(witness.distance.numpy()[found], rel=1e-6)
-    assert columns["l2"][lower].astype(float) == pytest.approx(certified.radius.numpy(), rel=1e-9)
+    assert columns["l2"][lower].astype(float) == pytest.approx(
+        certified.radius.numpy(), rel=2e-6
+    )  # float32 in other batches
     assert points.labels is not None
     assert run.about["accuracy"] == pytest.approx(float((witness.predicted == points.labels).double().mean()))
     kept = run.witnesses

@@ -101,7 +101,11 @@ def _check_setting(
     names = list(certificates)
     name = names[drawn.seed % len(names)]
     upper = torch.stack([question.distance(z).nan_to_num(math.inf) for z in points]).amin(0)
-    radius = pb.certify(graph, drawn.x, certificates[name], labels, within=ball, upper=upper).radius
+    try:
+        radius = pb.certify(graph, drawn.x, certificates[name], labels, within=ball, upper=upper).radius
+    except pb.ContradictionError as error:
+        tally.fault(f"{said}: {error}")
+        return
     tally["checks of upper="] += len(radius)
     if bool((radius > upper).any()):
         tally.fault(f"{said}: {name} gives {radius.tolist()} above upper={upper.tolist()}")

@@ -151,7 +151,7 @@ def test_mnist_stands_beside_the_paper(make_run: Callable[..., Run], tmp_path: P
     assert "7.27e-8" in page.text
 
 
-@pytest.mark.parametrize("about", [{}, {"data": {"name": None}, "accuracy": None, "seconds": []}])
+@pytest.mark.parametrize("about", [{}, {"data": {"name": None}, "accuracy": None, "seconds": {}}])
 def test_a_single_sample_and_nothing_known_about_it(
     make_run: Callable[..., Run], tmp_path: Path, about: dict[str, object]
 ):
@@ -168,7 +168,7 @@ def test_an_empty_run_is_a_page(tmp_path: Path):
 
 
 def test_huge_infinite_and_zero_distances_are_a_page(make_run: Callable[..., Run], tmp_path: Path):
-    run = make_run([("c", CERTIFIED, [0.0, 5e-324, np.inf, 1e308]), ("a", WITNESS, [0.0, np.inf, None, 1.7e308])], {})
+    run = make_run([("c", CERTIFIED, [0.0, 5e-324, np.inf, 1e308]), ("a", WITNESS, [0.0, 1e-320, None, 1.7e308])], {})
     page = page_of(tmp_path, run)
     assert "∞" in page.text
     assert "4.94e-324" in page.text

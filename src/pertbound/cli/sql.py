@@ -49,33 +49,38 @@ def asked(rows: pa.Table, sql: str, seconds: float) -> Generator[tuple[list[str]
     timer.daemon = True
     try:
         with _little_memory():
-            connection.register("given", rows)
-            connection.execute("CREATE TABLE rows AS SELECT * FROM given")
-            connection.unregister("given")
-            connection.execute("SET lock_configuration = true")
-            statements = connection.extract_statements(sql)
-            if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-                kinds = ", ".join(one.type.name for one in statements[:9]) or "nothing"
-                raise InputError(f"a query is one SELECT statement, and this is {kinds}\n{_columns(rows)}")
-            timer.start()
-            answer = connection.execute(statements[0])
-            yield [column[0] for column in answer.description or ()], _lines(answer, end)
+            with _refusals(rows, seconds):
+                connection.register("given", rows)
+                connection.execute("CREATE TABLE rows AS SELECT * FROM given")
+                connection.unregister("given")
+                connection.execute("SET lock_configuration = true")
+                statements = connection.extract_statements(sql)
+                if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+                    kinds = ", ".join(one.type.name for one in statements[:9]) or "nothing"
+                    raise InputError(f"a query is one SELECT statement, and this is {kinds}\n{_columns(rows)}")
+                timer.start()
+                answer = connection.execute(statements[0])
+                names = [column[0] for column in answer.description or ()]
+            yield names, _lines(answer, rows, seconds, end)  # what is done with these may fail in its own way
+    finally:
+        timer.cancel()
+        connection.close()
+
+
+@contextmanager
+def _refusals(rows: pa.Table, seconds: float) -> Generator[None]:
+    """Say of DuckDB's errors what they mean for the query."""
+    import duckdb
+
+    try:
+        yield
     except duckdb.InterruptException as error:
-        raise InputError(_late(seconds)) from error
-    except _LateError as error:
         raise InputError(_late(seconds)) from error
     except (duckdb.OutOfMemoryException, MemoryError) as error:
         raise InputError(f"the query needs more than {MEMORY / 2**30:g} GiB of memory; ask for less at once") from error
     except (duckdb.Error, RuntimeError, ValueError, OverflowError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{plain(first[:1000])}\n{_columns(rows)}") from error
-    finally:
-        timer.cancel()
-        connection.close()
-
-
-class _LateError(Exception):
-    pass
 
 
 def _late(seconds: float) -> str:
@@ -86,11 +91,15 @@ def _columns(rows: pa.Table) -> str:
     return f"The table is called rows; its columns are {', '.join(rows.column_names)}"
 
 
-def _lines(answer: Any, end: float) -> Iterator[tuple[Any, ...]]:
-    while lines := answer.fetchmany(1000):
+def _lines(answer: Any, rows: pa.Table, seconds: float, end: float) -> Iterator[tuple[Any, ...]]:
+    while True:
+        with _refusals(rows, seconds):
+            lines = answer.fetchmany(1000)
+        if not lines:
+            return
         yield from lines
         if time.monotonic() > end:
-            raise _LateError
+            raise InputError(_late(seconds))
 
 
 def _require_text(sql: str) -> None:

@@ -18,7 +18,7 @@ from pertbound.records import CERTIFIED, ESTIMATE, NONE, WITNESS, Shard
 
 ARRAYS = ("sample", "original", "adversarial", "new_class")
 """What a file of witnesses holds."""
-RUNGS = ("lipschitz", "linear", "quadratic", "quadratic, tight boxes", "branch and bound")
+LADDER = ("lipschitz", "linear", "quadratic", "quadratic, tight boxes", "branch and bound")
 """Who can give a radius of `Auto`."""
 SIZES = ("l1", "l2", "linf")
 FINDER = re.compile(r"found by [\x20-\x7e]{1,200}")
@@ -144,9 +144,9 @@ def _notes(work: Work, said: str, block: Block, found: Trust) -> None:
     if block.kind == CERTIFIED:
         if block.method is None:
             names = block.texts("method")
-            fits = [n == f"{m}: {guarantee}" and m in RUNGS for n, m in zip(notes, names, strict=True)]
+            fits = [n == f"{m}: {guarantee}" and m in LADDER for n, m in zip(notes, names, strict=True)]
         elif isinstance(block.method, Auto):
-            fits = [note in {f"{rung}: {guarantee}" for rung in RUNGS} for note in notes]
+            fits = [note in {f"{step}: {guarantee}" for step in LADDER} for note in notes]
         else:
             fits = [note == guarantee for note in notes]
         if not all(fits):

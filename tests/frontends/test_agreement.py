@@ -11,7 +11,7 @@ from torch import Tensor
 
 import pertbound as pb
 from pertbound.frontends import agreement
-from pertbound.frontends.agreement import require_agreement
+from pertbound.frontends.agreement import require_agreement, require_own_agreement
 from pertbound.graph import INPUT, Graph, Node
 from pertbound.layers import Dense
 
@@ -122,3 +122,19 @@ def test_what_the_network_rounds_is_no_disagreement() -> None:
 def test_a_mutant_that_tries_small_batches_only_would_be_seen() -> None:
     with patch.object(agreement, "BATCHES", ()):
         agrees(ODD["5 or more"])
+
+
+def test_an_output_that_overflows_excuses_no_other_one() -> None:
+    """One logit is infinite in float32 and not in float64; another one is a different function."""
+
+    def other(x: torch.Tensor) -> torch.Tensor:
+        logits = graph.run(x).clone()
+        logits[:, 1] += 5.0
+        return logits
+
+    weight = torch.tensor([[3e38, 3e38], [1.0, 0.0], [0.0, 1.0]])
+    graph = pb.Graph([Node("logits", Dense((2,), weight, None), (INPUT,))], (2,), original=other)
+    x = torch.tensor([[10.0, 10.0]])
+    assert bool(torch.isinf(graph(x)).any())
+    with pytest.raises(pb.ConversionError, match="computes something else"):
+        require_own_agreement(graph, x)
